@@ -1,0 +1,61 @@
+# Type `make` for the list of what there is. Each target sets up what it needs in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := onnxopt passes cli models tests benchmarks docs
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check format docs bench bench-suite bench-selfcheck clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable '.[cpu]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) install --constraint constraints.txt --editable '.[cpu,torch,dev]'
+	touch $@
+
+install: $(VENV)/.run ## Create .venv with onnxopt and ONNX Runtime for the CPU
+	@echo "onnxopt is in $(BIN)/onnxopt; activate with: . $(BIN)/activate"
+
+demo: $(VENV)/.run ## Optimize the network that comes with onnxopt, and print the report
+	@mkdir -p out
+	$(BIN)/onnxopt demo --output out/demo.opt.onnx --report out/demo.md --report out/demo.json
+
+test: $(VENV)/.dev ## Run the tests
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: $(VENV)/.dev ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -n auto
+
+check: $(VENV)/.dev ## Lint, types, import layers, stale generated documentation
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+docs: $(VENV)/.dev ## Generate docs/passes.md and the table in the README
+	$(BIN)/python docs/generate.py
+
+bench: bench-selfcheck bench-suite ## All measurements: they take minutes and want a quiet machine
+
+bench-suite: $(VENV)/.dev ## Optimize the real models of ../shared/data: accuracy, ratio, size, seconds, memory
+	@mkdir -p out
+	$(BIN)/python benchmarks/suite.py --json out/suite.json
+
+bench-selfcheck: $(VENV)/.dev ## Time models against themselves: how often does the clock see a difference?
+	@mkdir -p out
+	$(BIN)/python benchmarks/selfcheck.py --json out/selfcheck.json
+
+clean: ## Remove .venv, outputs and caches
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,191 @@
+"""The words of a pass: Pass, its options, Change, Refusal, Exactness, Context."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from onnxopt.errors import UsageError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxopt.samples import Samples
+    from onnxopt.target import Target
+
+
+class Exactness(enum.Enum):
+    """How far the outputs of a model may move under a pass; decides which check the pipeline makes."""
+
+    EXACT = "exact"
+    """The same bits."""
+    ROUNDING = "rounding"
+    """The same up to the order of floating-point operations."""
+    LOSSY = "lossy"
+    """Other numbers: the accuracy gate and the clock decide."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One rewrite that was done: at which node (the name of its first output), and what."""
+
+    node: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One rewrite that was left alone: at which node, and why."""
+
+    node: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a pass may know besides the model.
+
+    Attributes:
+        target: where the model will run.
+        calibration: samples a pass may look at; None where no data was given.
+        seed: of every random choice.
+    """
+
+    target: Target
+    calibration: Samples | None = None
+    seed: int = 0
+
+
+def option(
+    default: Any, doc: str, *, choices: Sequence[str] = (), low: float | None = None, high: float | None = None
+) -> Any:
+    """Declare an option of a pass: a dataclass field with its documentation and allowed values."""
+    metadata = {"doc": doc, "choices": tuple(choices), "low": low, "high": high}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option as users meet it: read from the dataclass field, never written twice."""
+
+    name: str
+    type: type
+    default: Any
+    doc: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    def parse(self, value: Any) -> Any:
+        """Turn a word of the command line, or a value of a recipe file, into this option's type.
+
+        Raises:
+            UsageError: if the value is of another type or outside the allowed values.
+        """
+        try:
+            result = _words(value) if self.type is tuple else _READERS[self.type](value)
+        except (ValueError, TypeError, KeyError):
+            raise UsageError(f"option {self.name}: {value!r} is not {_KINDS[self.type]}") from None
+        for item in result if isinstance(result, tuple) else (result,):
+            if self.choices and item not in self.choices:
+                raise UsageError(f"option {self.name}: {item!r} is not one of {', '.join(self.choices)}")
+        if self.low is not None and result < self.low or self.high is not None and result > self.high:
+            raise UsageError(f"option {self.name}: {result} is outside {self.low} to {self.high}")
+        return result
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    parts = value.split("+") if isinstance(value, str) else value
+    return tuple(str(part) for part in parts if part)
+
+
+_READERS: Mapping[type, Any] = {bool: _boolean, int: _integer, float: float, str: str}
+_KINDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    tuple: "a list of words (a+b+c)",
+}
+
+
+class Pass(ABC):
+    """A rewrite of a model. Subclasses are frozen dataclasses: their fields are their options.
+
+    ``run`` works in place; it takes a valid model and leaves a valid model, and a second run changes nothing.
+    """
+
+    name: ClassVar[str]
+    exactness: ClassVar[Exactness] = Exactness.ROUNDING
+
+    @abstractmethod
+    def run(self, model: ir.Model, context: Context) -> Sequence[Change | Refusal]:
+        """Rewrite the model in place; return what was done and what was left alone, with the reason."""
+
+    @classmethod
+    def options(cls) -> tuple[Option, ...]:
+        """The options of this pass, in the order of their declaration."""
+        hints = typing.get_type_hints(cls, include_extras=False)
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        return tuple(Option(f.name, _plain(hints[f.name]), f.default, **f.metadata) for f in fields)
+
+    @classmethod
+    def configured(cls, values: Mapping[str, Any]) -> Pass:
+        """This pass with options given by name.
+
+        Raises:
+            UsageError: for an option that the pass does not have (with the nearest name), or a wrong value.
+        """
+        options = {option.name.replace("_", "-"): option for option in cls.options()}
+        chosen = {}
+        for name, value in values.items():
+            key = name.replace("_", "-")
+            if key not in options:
+                raise UsageError(f"pass {cls.name} has no option {name!r}{suggestion(key, options)}")
+            chosen[options[key].name] = options[key].parse(value)
+        return cls(**chosen)
+
+    def __str__(self) -> str:
+        """The pass as typed after ``--pass``, with the options that differ from their defaults."""
+        given = ((o.name, getattr(self, o.name)) for o in self.options() if getattr(self, o.name) != o.default)
+        words = ",".join(f"{name.replace('_', '-')}={_word(value)}" for name, value in given)
+        return f"{self.name}:{words}" if words else self.name
+
+
+def _plain(hint: Any) -> type:
+    """``tuple[str, ...]`` to ``tuple``, ``int`` to ``int``."""
+    origin = typing.get_origin(hint) or hint
+    assert isinstance(origin, type) and not isinstance(hint, types.UnionType), hint
+    return origin
+
+
+def _word(value: Any) -> str:
+    return "+".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known word, else the list of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are {', '.join(sorted(known))}" if known else "; it has none"
