@@ -1,0 +1,125 @@
+"""Sparse initializers, which onnx_ir drops in silence: carried through as tensors of their own kind.
+
+``take_out`` replaces each by a dense placeholder before onnx_ir reads the model, ``put_back`` gives the
+values their sparse contents, ``serialize`` writes those that are still there as sparse again. A pass that
+rewrites such a weight leaves a dense one.
+
+Source: ONNX IR specification, SparseTensorProto (indices linear [nnz] or per axis [nnz, rank]).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxopt.errors import ModelError
+
+_MARK = "onnxopt-sparse:"
+
+
+class SparseTensor(ir.LazyTensor):
+    """A constant kept in its sparse form; its numbers are made dense when asked for, and not kept."""
+
+    def __init__(self, proto: onnx.SparseTensorProto) -> None:
+        """Keep the protobuf form."""
+        shape, dtype = ir.Shape(proto.dims), ir.DataType(proto.values.data_type)
+        super().__init__(lambda: ir.Tensor(dense(proto)), dtype=dtype, shape=shape, name=proto.values.name)
+        self.proto = proto
+
+
+def dense(proto: onnx.SparseTensorProto) -> np.ndarray:
+    """The numbers of a sparse tensor, zeros included, in its dense shape."""
+    values, indices = onnx.numpy_helper.to_array(proto.values), onnx.numpy_helper.to_array(proto.indices)
+    shape = tuple(proto.dims)
+    numbers = np.zeros(math.prod(shape), values.dtype)
+    numbers[indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)] = values
+    return numbers.reshape(shape)
+
+
+def take_out(proto: onnx.ModelProto) -> list[onnx.SparseTensorProto]:
+    """Replace every sparse initializer by a dense placeholder without contents.
+
+    Raises:
+        ModelError: if one is not sound, or its dense form would not fit into memory.
+    """
+    found: list[onnx.SparseTensorProto] = []
+    for graph in _graphs(proto.graph):
+        for weight in graph.sparse_initializer:
+            _check(weight)
+            placeholder = graph.initializer.add(name=weight.values.name, data_type=weight.values.data_type)
+            placeholder.dims.extend(weight.dims)
+            placeholder.doc_string = f"{_MARK}{len(found)}"
+            copy = onnx.SparseTensorProto()
+            copy.CopyFrom(weight)
+            found.append(copy)
+        del graph.sparse_initializer[:]
+    return found
+
+
+def put_back(model: ir.Model, weights: list[onnx.SparseTensorProto]) -> None:
+    """Give the placeholders of ``take_out`` their contents."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            mark = (value.const_value.doc_string or "") if value.const_value is not None else ""
+            if mark.startswith(_MARK):
+                value.const_value = SparseTensor(weights[int(mark.removeprefix(_MARK))])
+
+
+def serialize(model: ir.Model) -> onnx.ModelProto:
+    """The protobuf form of a model, its sparse weights sparse."""
+    kept: list[onnx.SparseTensorProto] = []
+    swapped: list[tuple[ir.Value, SparseTensor]] = []
+    try:
+        for graph in model.graphs():
+            for value in graph.initializers.values():
+                if isinstance(value.const_value, SparseTensor):
+                    swapped.append((value, value.const_value))
+                    kept.append(value.const_value.proto)
+                    value.const_value = _placeholder(value, len(kept) - 1)
+        proto = ir.serde.serialize_model(model)
+    finally:
+        for value, contents in swapped:
+            value.const_value = contents
+    for graph_proto in _graphs(proto.graph) if kept else ():
+        for tensor in list(graph_proto.initializer):
+            if tensor.doc_string.startswith(_MARK):
+                weight = graph_proto.sparse_initializer.add()
+                weight.CopyFrom(kept[int(tensor.doc_string.removeprefix(_MARK))])
+                weight.values.name = tensor.name
+                graph_proto.initializer.remove(tensor)
+    return proto
+
+
+def _placeholder(value: ir.Value, index: int) -> ir.Tensor:
+    return ir.Tensor(np.zeros(0, np.uint8), name=value.name, doc_string=f"{_MARK}{index}")
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from _graphs(inner)
+
+
+def _check(weight: onnx.SparseTensorProto) -> None:
+    import psutil
+
+    name, total = weight.values.name, math.prod(weight.dims)
+    try:
+        indices = onnx.numpy_helper.to_array(weight.indices)
+        values = onnx.numpy_helper.to_array(weight.values)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"sparse initializer {name!r} cannot be read: {error}") from error
+    limits = np.array([total] if indices.ndim == 1 else list(weight.dims))
+    fits = indices.ndim in (1, 2) and len(indices) == len(values) and all(dim >= 0 for dim in weight.dims)
+    if not fits or indices.size and ((indices < 0).any() or (indices.reshape(len(indices), -1) >= limits).any()):
+        raise ModelError(f"sparse initializer {name!r} has indices outside its shape; the file is damaged")
+    if total * values.itemsize > psutil.virtual_memory().available:
+        raise ModelError(f"sparse initializer {name!r} would need {total * values.itemsize} bytes of memory")
