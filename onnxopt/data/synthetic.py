@@ -1,0 +1,130 @@
+"""Random inputs: for timing and for comparing two models where no data were given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxopt.core import suggestion
+from onnxopt.data.dataset import Dataset, assemble
+from onnxopt.data.spec import Array, InputSpec, kind
+from onnxopt.errors import DataError, UsageError
+
+_WORDS = ("abc", "def", "ghi", "jkl", "mno")
+
+
+@dataclass(frozen=True, eq=False)
+class RandomArray:
+    """Random complete feeds, each drawn from its own seed, so that any order gives the same samples."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    seed: tuple[int, int]
+    high: int
+
+    def rows(self, index: Array) -> Array:
+        return np.stack([self._draw(int(row)) for row in index])
+
+    def _draw(self, row: int) -> Array:
+        random, shape = np.random.default_rng([*self.seed, row]), self.shape[1:]
+        match kind(self.dtype):
+            case "floats":
+                return np.asarray(random.standard_normal(shape)).astype(self.dtype)
+            case "integers":
+                return np.asarray(random.integers(0, _upper(self.dtype, self.high), shape)).astype(self.dtype)
+            case "bool":
+                return np.asarray(random.integers(0, 2, shape)).astype(bool)
+            case "strings":
+                return np.asarray(random.choice(_WORDS, shape))
+        raise DataError(f"random {self.dtype} inputs are not supported; give data")
+
+
+def random_dataset(
+    inputs: Sequence[InputSpec],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    count: int,
+    seed: int,
+    fill: int = 1,
+    high: int = 100,
+) -> Dataset:
+    """Random samples, each one complete feed (so batches have size 1): floats N(0, 1), integers in [0, high).
+
+    Args:
+        inputs: of the model.
+        shapes: input name to the shape of one feed, where it is to be chosen.
+        count: number of samples.
+        seed: of the numbers.
+        fill: size of dynamic dimensions that ``shapes`` does not give; axis 0 becomes 1. A dimension with a
+            name has one size everywhere.
+        high: bound of integers (exclusive), lowered to what the dtype holds.
+
+    Raises:
+        UsageError: if ``shapes`` names no input or does not fit one, ``count`` or ``high`` is under 1.
+        DataError: if an input's rank is unknown and no shape is given.
+    """
+    if min(count, high) < 1:
+        raise UsageError(f"count ({count}) and high ({high}) of random inputs must be 1 or more")
+    for name in shapes:
+        if name not in (known := [spec.name for spec in inputs]):
+            raise UsageError(f"the model has no input {name!r}{suggestion(name, known)}")
+    sizes = _named_sizes(inputs, shapes)
+    feeds = [_feed_shape(spec, shapes.get(spec.name), sizes, fill) for spec in inputs]
+    arrays = {
+        spec.name: RandomArray(_stored(spec), (count, *feed), (seed, place), high)
+        for place, (spec, feed) in enumerate(zip(inputs, feeds, strict=True))
+    }
+    ranked = [_with_rank(spec, feed) for spec, feed in zip(inputs, feeds, strict=True)]
+    origin = f"random inputs (seed {seed})"
+    return assemble(origin, ranked, [(origin, arrays)], synthetic=True)
+
+
+def _named_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Sizes of named dimensions: 1 for a name found on axis 0, or what a given shape says."""
+    sizes = {spec.shape[0]: 1 for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
+    for spec in inputs:
+        given = zip(spec.shape or (), shapes.get(spec.name, ()), strict=False)
+        sizes |= {dim: size for dim, size in given if isinstance(dim, str)}
+    return sizes
+
+
+def _feed_shape(
+    spec: InputSpec, given: tuple[int, ...] | None, sizes: Mapping[str, int], fill: int
+) -> tuple[int, ...]:
+    """The shape of one feed: the one given, or the model's with its dynamic dimensions filled."""
+    if given is not None:
+        _check_given(spec, given)
+        return given
+    if spec.shape is None:
+        raise DataError(f"input {spec.name!r} has no known rank; give its shape, or data")
+    defaults = [1, *[fill] * len(spec.shape)]
+    return tuple(
+        dim if isinstance(dim, int) else sizes.get(dim or "", default)
+        for dim, default in zip(spec.shape, defaults, strict=False)
+    )
+
+
+def _check_given(spec: InputSpec, given: tuple[int, ...]) -> None:
+    wanted = given if spec.shape is None else spec.shape
+    if len(given) != len(wanted) or any(
+        isinstance(w, int) and w != g for w, g in zip(wanted, given, strict=True)
+    ):
+        raise UsageError(f"shape {given} does not fit the input {spec.name!r}, which is {spec}")
+
+
+def _with_rank(spec: InputSpec, shape: tuple[int, ...]) -> InputSpec:
+    return InputSpec(spec.name, spec.dtype, spec.shape if spec.shape is not None else shape)
+
+
+def _stored(spec: InputSpec) -> np.dtype[Any]:
+    return np.dtype("U3") if kind(spec.dtype) == "strings" else spec.dtype
+
+
+def _upper(dtype: np.dtype[Any], high: int) -> int:
+    try:
+        return min(high, int(np.iinfo(dtype).max) + 1)
+    except ValueError:  # 4-bit integers, which numpy does not know
+        return min(high, 8)
