@@ -1,0 +1,52 @@
+"""Small models and data that several tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnxopt import files
+from onnxopt.testing import parse
+
+CONV_NET = """g (float[n,3,8,8] x) => (float[n,4] y)
+<float[16,3,3,3] w1, float[16] s, float[16] b, float[16] m, float[16] v,
+ float[16,16,3,3] w2, float[16] c, float[16,4] w3, float[4] d>
+{ h = Conv<pads=[1,1,1,1]>(x, w1)
+  i = BatchNormalization(h, s, b, m, v)
+  j = Relu(i)
+  k = Conv<pads=[1,1,1,1]>(j, w2, c)
+  l = Relu(k)
+  p = GlobalAveragePool(l)
+  f = Flatten(p)
+  y = Gemm(f, w3, d) }"""
+
+
+@pytest.fixture
+def conv_net() -> ir.Model:
+    """Conv, BatchNormalization, Relu, Conv, Relu, pool, Gemm: 4 classes of 3x8x8 images."""
+    return parse(CONV_NET)
+
+
+@pytest.fixture
+def conv_net_file(conv_net: ir.Model, tmp_path: Path) -> Path:
+    """The same as a file."""
+    return files.save(conv_net, tmp_path / "model.onnx")[0]
+
+
+@pytest.fixture
+def save_npz(tmp_path: Path) -> Callable[..., Path]:
+    """Write arrays to an .npz and return its path."""
+
+    def save(name: str = "data.npz", **arrays: np.ndarray) -> Path:
+        np.savez(tmp_path / name, **arrays)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """60 random images of 3x8x8."""
+    return np.random.default_rng(0).normal(size=(60, 3, 8, 8)).astype(np.float32)
