@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
-import types
+import importlib
+import math
+import os
+import sys
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,7 +81,7 @@ class Option:
     name: str
     type: type
     default: Any
-    doc: str
+    doc: str = ""
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
@@ -90,13 +93,13 @@ class Option:
             UsageError: if the value is of another type or outside the allowed values.
         """
         try:
-            result = _words(value) if self.type is tuple else _READERS[self.type](value)
+            result: Any = _READERS[self.type](value)
         except (ValueError, TypeError, KeyError):
             raise UsageError(f"option {self.name}: {value!r} is not {_KINDS[self.type]}") from None
         for item in result if isinstance(result, tuple) else (result,):
             if self.choices and item not in self.choices:
                 raise UsageError(f"option {self.name}: {item!r} is not one of {', '.join(self.choices)}")
-        if self.low is not None and result < self.low or self.high is not None and result > self.high:
+        if (self.low is not None and result < self.low) or (self.high is not None and result > self.high):
             raise UsageError(f"option {self.name}: {result} is outside {self.low} to {self.high}")
         return result
 
@@ -113,12 +116,25 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
 def _words(value: Any) -> tuple[str, ...]:
     parts = value.split("+") if isinstance(value, str) else value
     return tuple(str(part) for part in parts if part)
 
 
-_READERS: Mapping[type, Any] = {bool: _boolean, int: _integer, float: float, str: str}
+_READERS: Mapping[type, Callable[[Any], Any]] = {
+    bool: _boolean,
+    int: _integer,
+    float: _number,
+    str: str,
+    tuple: _words,
+}
 _KINDS: Mapping[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -174,12 +190,14 @@ class Pass(ABC):
 def _plain(hint: Any) -> type:
     """``tuple[str, ...]`` to ``tuple``, ``int`` to ``int``."""
     origin = typing.get_origin(hint) or hint
-    assert isinstance(origin, type) and not isinstance(hint, types.UnionType), hint
+    assert isinstance(origin, type), hint
     return origin
 
 
 def _word(value: Any) -> str:
-    return "+".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "+".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -189,3 +207,22 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; there are {', '.join(sorted(known))}" if known else "; it has none"
+
+
+def load_function(words: str) -> Callable[..., Any]:
+    """The function that ``package.module:function`` names; modules of the current folder are found, too.
+
+    Raises:
+        UsageError: if it cannot be imported, or is not callable.
+    """
+    module, _, name = words.partition(":")
+    sys.path.insert(0, here := os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except Exception as error:  # the module is the user's: importing it can raise anything
+        raise UsageError(f"{words} cannot be imported: {error}; give package.module:function") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise UsageError(f"{words} is not a function; give package.module:function")
+    return function  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxopt import files
+from onnxopt import benchmark, files
 from onnxopt.testing import parse
 
 CONV_NET = """g (float[n,3,8,8] x) => (float[n,4] y)
@@ -50,3 +50,18 @@ def save_npz(tmp_path: Path) -> Callable[..., Path]:
 def images() -> np.ndarray:
     """60 random images of 3x8x8."""
     return np.random.default_rng(0).normal(size=(60, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def timed() -> Callable[[float, float], benchmark.Comparison]:
+    """A comparison of contenders that take exactly so long, on a clock that only they move."""
+
+    def compare(a: float, b: float) -> benchmark.Comparison:
+        now = [0.0]
+
+        def advance(seconds: float) -> Callable[[], None]:
+            return lambda: now.__setitem__(0, now[0] + seconds)
+
+        return benchmark.compare(advance(a), advance(b), clock=lambda: now[0])
+
+    return compare

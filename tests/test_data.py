@@ -514,7 +514,7 @@ def test_bad_functions(lines, message, function) -> None:
 
 
 def test_a_function_that_is_not_there() -> None:
-    with pytest.raises(DataError, match="can be imported"):
+    with pytest.raises(UsageError, match="cannot be imported"):
         open_dataset("no_such_module_here:batches", [spec()])
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxopt.core import load_function
 from onnxopt.data.arrays import MemoryArray, Part, Spill, read_npy, read_npz
 from onnxopt.data.dataset import LABELS, Dataset, assemble, check_shard
 from onnxopt.data.images import SUFFIXES, Images, Preprocess
@@ -206,40 +203,17 @@ def _labelled(folder: Path) -> tuple[list[Path], Array | None]:
 
 def _open_function(path: Path, inputs: Sequence[InputSpec], optional: Collection[str]) -> Shards:
     name, spill = str(path), Spill()
-    with _current_folder_importable():
-        try:
-            for batch in _load(name)():
-                arrays = _arrays(batch, name)
-                check_shard(
-                    {key: MemoryArray(array) for key, array in arrays.items()}, inputs, optional, name
-                )
-                spill.append(arrays, name)
-        except OnnxoptError:
-            raise
-        except Exception as error:
-            raise DataError(f"{name} failed with {type(error).__name__}: {error}") from error
+    function = load_function(name)
+    try:
+        for batch in function():
+            arrays = _arrays(batch, name)
+            check_shard({key: MemoryArray(array) for key, array in arrays.items()}, inputs, optional, name)
+            spill.append(arrays, name)
+    except OnnxoptError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name} failed with {type(error).__name__}: {error}") from error
     return [(name, shard) for shard in spill.shards]
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-def _load(name: str) -> Callable[[], Any]:
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"{name} is neither a path nor a function that can be imported: {error}") from None
-    if not callable(function):
-        raise DataError(f"{name} is not a function; give one that yields dicts of arrays")
-    return function  # type: ignore[no-any-return]
 
 
 def _arrays(batch: Any, name: str) -> dict[str, Array]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.core import suggestion
+from onnxopt.core import load_function, suggestion
 from onnxopt.errors import DataError, OnnxoptError, UsageError
 from onnxopt.metrics.base import Array, Arrays, Metric, batch_rows, column
 from onnxopt.metrics.fidelity import DISTANCES, Agreement, Sqnr
@@ -85,17 +82,6 @@ class UserMetric(Metric):
 
 
 def _user_metric(name: str) -> UserMetric:
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, here := os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # the module is the user's: importing it can raise anything
-        raise UsageError(
-            f"metric {name} cannot be imported: {error}; give package.module:function"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(function):
-        raise UsageError(f"metric {name} is not a function; give package.module:function")
+    function = load_function(name)
     flags = {flag: bool(getattr(function, flag)) for flag in _FLAGS if hasattr(function, flag)}
     return UserMetric(name, function, **flags)

@@ -1,0 +1,85 @@
+"""Samples: data together with how they are fed, batch by batch, states included."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxopt.data import Batch, Dataset, random_dataset
+from onnxopt.errors import ModelError
+from onnxopt.runtime import Outputs, Session, input_specs, zero_state
+from onnxopt.target import Target
+
+BATCH = 32
+"""Samples in one run where time is not measured."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs for a model, and the outputs that come back as its next inputs.
+
+    Attributes:
+        data: the inputs, without the state inputs.
+        state: state input name to the output that feeds it at the next sample.
+        start: the first value of each state input.
+    """
+
+    data: Dataset
+    state: Mapping[str, str] = field(default_factory=dict)
+    start: Outputs = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.data)
+
+    def run(self, session: Session) -> Iterator[tuple[Batch, Outputs]]:
+        """Each batch with its outputs; one sample at a time where a state is fed back."""
+        return session.stream(self.data.batches(1 if self.state else BATCH), self.state, self.start)
+
+    def grouped(self, group: int) -> Samples:
+        """Samples that belong together (sentence pairs) are never parted."""
+        return Samples(self.data.grouped(group), self.state, self.start)
+
+    def take(self, count: int) -> Samples:
+        """The first ``count`` samples."""
+        return Samples(self.data.take(count), self.state, self.start)
+
+    def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
+        """Calibration and held-out samples; a sequence is cut once, other data are drawn by seed."""
+        parts = self.data.split(fraction, seed, ordered=bool(self.state))
+        return Samples(parts[0], self.state, self.start), Samples(parts[1], self.state, self.start)
+
+    def first(self) -> Outputs:
+        """The inputs of one sample, states included: what is run when time is measured."""
+        return {**next(iter(self.data.batches(1))).feeds, **self.start}
+
+
+def with_state(data: Dataset, model: ir.Model, state: Mapping[str, str]) -> Samples:
+    """Data for a model whose ``state`` inputs start at zero."""
+    return Samples(data, state, zero_state(input_specs(model), state))
+
+
+def random_samples(
+    model: ir.Model, target: Target, state: Mapping[str, str], *, count: int = 4, seed: int = 0
+) -> Samples:
+    """Random inputs on which the model runs: sizes of dynamic dimensions are tried until it does.
+
+    Raises:
+        ModelError: if no tried size runs; says to give the shapes.
+    """
+    specs = [spec for spec in input_specs(model) if spec.name not in state]
+    session = Session(model, target, optimize=False)
+    dynamic = any(not isinstance(dim, int) for spec in specs for dim in spec.shape or (None,))
+    for fill, high in itertools.product((1, 16, 64, 224, 512, 1024) if dynamic else (1,), (100, 10, 2)):
+        data = random_dataset(specs, target.shapes, count=count, seed=seed, fill=fill, high=high)
+        samples = with_state(data, model, state)
+        try:
+            session.run(samples.first())
+        except ModelError as error:
+            failure = error
+        else:
+            return samples
+    raise ModelError(f"no random input fits the model; give --shape name=1x3x224x224, or --data. {failure}")
