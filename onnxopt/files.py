@@ -10,24 +10,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from onnxopt import sparse
+from onnxopt import soundness, sparse
 from onnxopt.errors import ModelError, UsageError
 from onnxopt.graph import attribute_tensors, initializers, weight_bytes
 
 PROTOBUF_LIMIT = 2**31 - 1
 SINGLE_FILE_LIMIT = 1_800_000_000
 """Bytes of weights above which they go to a file beside the model: protobuf ends at 2 GB."""
+FREE_INITIALIZERS = 4
+"""The IR version before which every initializer had to be an input of the graph."""
+SMALL_TENSOR = 1024
+"""Bytes up to which a tensor stays in the model file: shapes and scalars are read when a model loads."""
+
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it warns of is checked here, or harmless
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
@@ -39,22 +45,38 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     """
     path = Path(path).absolute()
     proto = _parse(path)
-    _check_opsets(proto, path)
-    for owner in _tensors(proto):
-        _check_tensor(owner, path)
+    soundness.check_text(proto, path)
+    soundness.check_opsets(proto, path)
+    for tensor, is_initializer in soundness.tensors(proto):
+        soundness.check_tensor(tensor, path)
+        if not is_initializer and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _draw_in(tensor, path.parent)
     weights = sparse.take_out(proto)
     try:
         model = ir.serde.deserialize_model(proto)
+        model.graph.sort()  # some exporters do not; a cycle raises
     except Exception as error:
         raise ModelError(f"{path}: the graph is not valid ONNX: {_first_line(error)}") from error
-    ir.external_data.set_base_dir(model.graph, path.parent)
+    soundness.check_complete(model, path)
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        ir.external_data.set_base_dir(graph, path.parent)
     sparse.put_back(model, weights)
     return model
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """The protobuf form, sparse weights included. Weights in external files are still there."""
-    return sparse.serialize(model)
+    """The protobuf form, sparse weights included. Weights in external files are still there.
+
+    Raises:
+        ModelError: if the model holds what ONNX has no form for.
+    """
+    try:
+        proto = sparse.serialize(model)
+    except ir.serde.SerdeError as error:
+        raise ModelError(f"the model cannot be written as ONNX: {_first_line(_root(error))}") from error
+    if any(not value.is_graph_input() for value in model.graph.initializers.values()):
+        proto.ir_version = max(proto.ir_version, FREE_INITIALIZERS)
+    return proto
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -80,11 +102,14 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> list[Path]:
         UsageError: if the place cannot be written or the disk is full; what was there is unchanged.
     """
     path = Path(path)
+    check_apart(path, external_files(model))
+    if weight_bytes(model) > SINGLE_FILE_LIMIT:
+        with _explained(path):
+            return _save_with_data(model, path)
+    contents = to_bytes(model)
     with _explained(path):
-        if weight_bytes(model) <= SINGLE_FILE_LIMIT:
-            _write_atomically(path, to_bytes(model))
-            return [path]
-        return _save_with_data(model, path)
+        _write_atomically(path, contents)
+    return [path]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -103,107 +128,74 @@ def check_writable(path: Path, *, source: Path | None, force: bool) -> None:
     Raises:
         UsageError: if ``path`` is the input (without ``force``), a folder, or in a folder that cannot be written.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give the name of a file with -o")
-    if source is not None and path.exists() and path.samefile(source) and not force:
-        raise UsageError(f"the output {path} is the input itself; choose another with -o, or add --force")
     folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder} for the output; make it first")
-    with _explained(path), tempfile.NamedTemporaryFile(dir=folder, prefix=".onnxopt-"):
-        pass
+    with _explained(path):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; give the name of a file with -o")
+        if source is not None and _same(path, source) and not force:
+            raise UsageError(f"the output {path} is the input itself; choose another with -o, or add --force")
+        if not folder.is_dir():
+            raise UsageError(f"there is no folder {folder} for the output; make it first")
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".onnxopt-"):
+            pass
+
+
+def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Nothing that is read may be written over.
+
+    Raises:
+        UsageError: if ``path`` is one of the files ``inputs``, under whatever name.
+    """
+    if any(_same(path, Path(given)) for given in inputs):
+        raise UsageError(f"{path} is read as input, and would be lost; choose another name for what is written")
+
+
+def external_files(model: ir.Model) -> set[Path]:
+    """The files that hold weights of a model."""
+    return {Path(tensor.path) for tensor in _all_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
+
+
+def _same(path: Path, other: Path) -> bool:
+    return os.path.exists(path) and os.path.exists(other) and path.samefile(other)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    if not path.exists():
-        raise ModelError(f"there is no file {path}")
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the .onnx file in it")
-    size = path.stat().st_size
-    if size == 0:
-        raise ModelError(f"{path} is empty; export or copy it again")
-    if size > PROTOBUF_LIMIT:
-        raise ModelError(f"{path} has {size} bytes, more than protobuf's 2 GB; save its weights as external data")
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(_read(path))
     except DecodeError as error:
         raise ModelError(f"{path} is not an ONNX model, or is cut off; export or copy it again") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     if not proto.opset_import or not (proto.graph.node or proto.graph.output):
-        raise ModelError(f"{path} is not an ONNX model: it holds no graph")
+        raise ModelError(f"{path} is not an ONNX model: it holds no graph; export or copy it again")
     return proto
 
 
-def _check_opsets(proto: onnx.ModelProto, path: Path) -> None:
-    newest = onnx.defs.onnx_opset_version()
-    for opset in proto.opset_import:
-        if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= newest:
-            raise ModelError(
-                f"{path} asks for opset {opset.version}, and the installed onnx knows 1 to {newest}; "
-                "export it with a lower opset, or upgrade onnx and onnxruntime"
-            )
+def _read(path: Path) -> bytes:
+    if not path.exists():
+        raise ModelError(f"there is no file {path}")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the .onnx file in it")
+    if not path.is_file():
+        raise ModelError(f"{path} is not a regular file; give the .onnx file")
+    size = path.stat().st_size
+    if size == 0:
+        raise ModelError(f"{path} is empty; export or copy it again")
+    if size > PROTOBUF_LIMIT:
+        raise ModelError(f"{path} has {size} bytes, more than protobuf's 2 GB; save its weights as external data")
+    return path.read_bytes()
 
 
-def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """Every TensorProto in a model, wherever it hides."""
-    graphs = [message.graph]
-    nodes = [node for function in message.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            nodes.extend(graph.node)
-            continue
-        for attribute in nodes.pop().attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            graphs.extend([attribute.g] if attribute.HasField("g") else [])
-            graphs.extend(attribute.graphs)
-
-
-def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
-    """The declared size must be the size there is, before anybody allocates it."""
-    if any(dim < 0 for dim in tensor.dims):
-        raise ModelError(f"{path}: tensor {tensor.name!r} has a negative dimension; the file is damaged")
-    try:
-        bits = ir.DataType(tensor.data_type).bitwidth
-    except (ValueError, TypeError):
-        bits = 0  # strings and undefined types hold no raw bytes
-    expected = math.ceil(math.prod(tensor.dims) * bits / 8)
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        _check_external(tensor, expected, path)
-    elif tensor.HasField("raw_data") and bits and len(tensor.raw_data) != expected:
-        raise ModelError(
-            f"{path}: tensor {tensor.name!r} should have {expected} bytes and has {len(tensor.raw_data)}; "
-            "the file is damaged"
-        )
-
-
-def _check_external(tensor: onnx.TensorProto, expected: int, path: Path) -> None:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    file = path.parent / location
-    folder = path.parent.resolve()
-    if not location or not file.resolve().is_relative_to(folder):
-        raise ModelError(
-            f"{path}: the weights of {tensor.name!r} are at {location!r}, outside the model's folder; "
-            "onnxopt reads external data only from there"
-        )
-    if not file.is_file():
-        raise ModelError(f"{path}: its external data file {file} is missing; copy it beside the model")
-    try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", expected))
-    except ValueError:
-        raise ModelError(f"{path}: tensor {tensor.name!r} has an unreadable offset or length") from None
-    size = file.stat().st_size
-    if offset < 0 or length != expected or offset + length > size:
-        raise ModelError(
-            f"{path}: tensor {tensor.name!r} needs {expected} bytes at {offset} of {file}, "
-            f"which has {size}; the data file is cut off or belongs to another model"
-        )
+def _draw_in(tensor: onnx.TensorProto, folder: Path) -> None:
+    """Read external data now: onnx_ir keeps track of those of initializers alone."""
+    entries = soundness.external_entries(tensor)
+    size = soundness.byte_count(math.prod(tensor.dims), ir.DataType(tensor.data_type))
+    with (folder / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset", 0)))
+        tensor.raw_data = file.read(size)
+    tensor.ClearField("external_data")
+    tensor.data_location = onnx.TensorProto.DEFAULT
 
 
 def _all_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -214,15 +206,23 @@ def _all_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 def _save_with_data(model: ir.Model, path: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".onnxopt-") as scratch:
         staged = Path(scratch) / "weights"
-        copy = ir.external_data.unload_from_model(model.clone(), scratch, staged.name)
+        copy = ir.external_data.unload_from_model(
+            model.clone(), scratch, staged.name, size_threshold_bytes=SMALL_TENSOR
+        )
         data = path.with_name(f"{path.stem}.{_hash(staged)}.data")
         for value in initializers(copy):
             if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value = _moved(value.const_value, data.name)
-        proto = to_proto(copy)
+        contents = to_proto(copy).SerializeToString(deterministic=True)
         _flush(staged)
+        is_new = not data.exists()
         os.replace(staged, data)
-    _write_atomically(path, proto.SerializeToString(deterministic=True))
+    try:
+        _write_atomically(path, contents)
+    except BaseException:
+        if is_new:
+            data.unlink(missing_ok=True)
+        raise
     return [path, data]
 
 
@@ -271,6 +271,10 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         raise UsageError(f"{path} cannot be written: {reason}; nothing was changed") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _root(error.__cause__)
 
 
 def _first_line(error: BaseException) -> str:

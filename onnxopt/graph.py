@@ -8,16 +8,18 @@ whose type the checker needs.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import onnx
+import onnx.shape_inference
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from onnxopt.core import Change
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+LARGEST_SHAPE = 1024
+"""Bytes of a constant that shape inference looks at; larger ones are no shapes."""
 NUMERIC_CONSTANTS = {"value", "value_int", "value_ints", "value_float", "value_floats"}
 """The attributes of a Constant node that hold numbers."""
 
@@ -154,17 +156,18 @@ def bypass(node: ir.Node, value: ir.Value) -> bool:
     graph.remove(node, safe=True)
     if was_output:
         value.name = name
-        value.shape = out.shape or value.shape
+        value.shape = value.shape if out.shape is None else out.shape
     return True
 
 
 def constant(graph: ir.Graph, name: str, numbers: np.ndarray) -> ir.Value:
-    """A new initializer of the graph, under a free name."""
+    """A new initializer of the graph, under a free name; a copy, for a view would keep a weight file open."""
     free, count = name, 1
     while free in graph.initializers:
         free, count = f"{name}.{count}", count + 1
-    contents = ir.Tensor(np.ascontiguousarray(numbers).reshape(numbers.shape), name=free)
-    value = ir.Value(name=free, shape=contents.shape, type=ir.TensorType(contents.dtype), const_value=contents)
+    contents = ir.Tensor(np.array(numbers, order="C"), name=free)
+    kind = ir.TensorType(contents.dtype)
+    value = ir.Value(name=free, shape=contents.shape, type=kind, const_value=contents)
     graph.register_initializer(value)
     return value
 
@@ -202,9 +205,9 @@ def weight_bytes(model: ir.Model) -> int:
 def inferred(model: ir.Model, *, believe: bool = True) -> dict[ir.Value, ir.Value]:
     """Each value with its twin in a copy of the model whose types and shapes are inferred.
 
-    The model itself stays as it is. What the file says of values inside the graph is not believed, for it
-    may be stale: only where nothing can be inferred, and only with ``believe``. Never raises: where inference
-    fails, the twin knows what the file says, or nothing. Constants that a caller may override count as unknown.
+    The model itself stays as it is. What the file says of values inside the graph may be stale: it is
+    believed only where nothing can be inferred, and only with ``believe``. Constants that a caller may override
+    count as unknown. Never raises: where inference fails, the twin knows what the file says, or nothing.
     """
     twins: dict[ir.Value, ir.Value] = {}
     copy = model.clone()
@@ -220,16 +223,32 @@ def inferred(model: ir.Model, *, believe: bool = True) -> dict[ir.Value, ir.Valu
         if value.producer() is not None:
             said[value] = value.type, value.shape
             value.type, value.shape = None, None
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        ShapeInferencePass(check_type=False, strict_mode=False)(copy)
-    finally:
-        logger.disabled = was_disabled
+    for graph, inferred_graph in zip(copy.graphs(), _with_inferred_shapes(copy).graphs(), strict=True):
+        found = ir.convenience.create_value_mapping(inferred_graph)
+        for name, value in ir.convenience.create_value_mapping(graph).items():
+            if name in found and found[name].type is not None:
+                value.type, value.shape = found[name].type, found[name].shape
     for value, (kind, shape) in said.items():
         value.type = kind if value.type is None else value.type
         value.shape = shape if value.shape is None and believe else value.shape
     return twins
+
+
+def _with_inferred_shapes(model: ir.Model) -> ir.Model:
+    """A copy without its larger weights, types and shapes inferred; the model itself where that fails."""
+    light = model.clone()
+    light.ir_version = max(light.ir_version, 4)  # before, an initializer that is no input is not seen
+    for name, value in list(light.graph.initializers.items()):
+        if value.const_value is None or value.const_value.nbytes > LARGEST_SHAPE:
+            del light.graph.initializers[name]
+            if not value.is_graph_input():
+                light.graph.inputs.append(value)
+    try:
+        proto = ir.serde.serialize_model(light)
+        proto = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+        return ir.serde.deserialize_model(proto)
+    except Exception:
+        return model
 
 
 def adopt(model: ir.Model, other: ir.Model) -> None:
@@ -259,19 +278,12 @@ def lift(node: ir.Node) -> ir.Value | None:
     contents = ir.convenience.get_const_tensor(old)
     if contents is None or contents.dtype is ir.DataType.STRING or old.name in graph.initializers:
         return None
-    new = ir.Value(
-        name=old.name, shape=ir.Shape(contents.shape), type=ir.TensorType(contents.dtype), const_value=contents
-    )
+    kind, shape = ir.TensorType(contents.dtype), ir.Shape(contents.shape.numpy())
+    new = ir.Value(name=old.name, shape=shape, type=kind, const_value=contents)
     old.replace_all_uses_with(new)
     graph.remove(node, safe=True)
     graph.register_initializer(new)
     return new
-
-
-def allow_free_initializers(model: ir.Model) -> None:
-    """Before IR version 4 every initializer had to be a graph input; raise the version where one is not."""
-    if any(not value.is_graph_input() for value in model.graph.initializers.values()):
-        model.ir_version = max(model.ir_version, 4)
 
 
 def census(model: ir.Model) -> dict[str, str]:

@@ -26,7 +26,7 @@ from onnxopt.graph import STANDARD_DOMAINS, inferred
 Shape = tuple[int, ...]
 
 
-class UnknownShape(Exception):  # noqa: N818
+class UnknownShape(Exception):
     """A formula needs a dimension that is not known."""
 
 

@@ -134,8 +134,8 @@ class Pipeline:
         else:
             outcome, why = self._compare(rewrite, model, facts)
         if outcome is Outcome.KEPT:
-            self.best = model
             facts["size"] = self._size = size_of(model)
+            self.best = model  # last: whatever interrupts before leaves the model of the step before
         return outcome, why
 
     def _compare(self, rewrite: Pass, model: ir.Model, facts: dict[str, Any]) -> tuple[Outcome, str]:

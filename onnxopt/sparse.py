@@ -94,7 +94,7 @@ def serialize(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def _placeholder(value: ir.Value, index: int) -> ir.Tensor:
+def _placeholder(value: ir.Value, index: int) -> ir.TensorProtocol:
     return ir.Tensor(np.zeros(0, np.uint8), name=value.name, doc_string=f"{_MARK}{index}")
 
 
@@ -109,17 +109,18 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _check(weight: onnx.SparseTensorProto) -> None:
+    """The indices must lie in the shape, and the dense form must fit into memory; sizes are checked before."""
+    name, dims = weight.values.name, list(weight.dims)
+    values, indices = onnx.numpy_helper.to_array(weight.values), onnx.numpy_helper.to_array(weight.indices)
+    limits = np.array([math.prod(dims)] if indices.ndim == 1 else dims, object)
+    sound = min(dims, default=0) >= 0 and values.ndim == 1 and indices.dtype == np.int64
+    if not sound or indices.shape not in ((len(values),), (len(values), len(dims))):
+        raise ModelError(f"sparse initializer {name!r} has values and indices that do not fit; the file is damaged")
+    places = indices.reshape(len(values), len(limits))
+    if ((places < 0) | (places >= limits)).any():
+        raise ModelError(f"sparse initializer {name!r} has indices outside its shape; the file is damaged")
     import psutil
 
-    name, total = weight.values.name, math.prod(weight.dims)
-    try:
-        indices = onnx.numpy_helper.to_array(weight.indices)
-        values = onnx.numpy_helper.to_array(weight.values)
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"sparse initializer {name!r} cannot be read: {error}") from error
-    limits = np.array([total] if indices.ndim == 1 else list(weight.dims))
-    fits = indices.ndim in (1, 2) and len(indices) == len(values) and all(dim >= 0 for dim in weight.dims)
-    if not fits or indices.size and ((indices < 0).any() or (indices.reshape(len(indices), -1) >= limits).any()):
-        raise ModelError(f"sparse initializer {name!r} has indices outside its shape; the file is damaged")
-    if total * values.itemsize > psutil.virtual_memory().available:
-        raise ModelError(f"sparse initializer {name!r} would need {total * values.itemsize} bytes of memory")
+    needed = math.prod(dims) * values.itemsize
+    if needed > psutil.virtual_memory().available:
+        raise ModelError(f"sparse initializer {name!r} would need {needed} bytes of memory; use a larger machine")

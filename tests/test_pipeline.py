@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxopt import benchmark, files, pipeline
+from onnxopt import files, pipeline
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal
 from onnxopt.gate import Drop
 from onnxopt.pipeline import Goal, Outcome, Pipeline
@@ -118,7 +118,7 @@ def test_the_gate_refuses() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [((1.0, 0.5), True), ((1.0, 1.0), False), ((0.5, 1.0), False)])
-def test_a_lossy_pass_must_be_faster(monkeypatch, seconds: tuple[float, float], kept: bool) -> None:
+def test_a_lossy_pass_must_be_faster(monkeypatch, timed, seconds: tuple[float, float], kept: bool) -> None:
     monkeypatch.setattr(pipeline, "compare_speed", lambda *_: timed(*seconds))
     _, (step,), _ = run(Lossy(), gate=FakeGate(True))
     assert step.kept is kept
@@ -130,16 +130,6 @@ def test_with_goal_size_a_lossy_pass_must_be_smaller() -> None:
     assert shorter.kept
     assert not longer.kept
     assert "bytes" in longer.why
-
-
-def timed(a: float, b: float) -> benchmark.Comparison:
-    """A comparison of contenders that take exactly so long."""
-    now = [0.0]
-
-    def advance(seconds: float):
-        return lambda: now.__setitem__(0, now[0] + seconds)
-
-    return benchmark.compare(advance(a), advance(b), clock=lambda: now[0])
 
 
 def test_outputs_of_random_operators_do_not_undo_a_pass() -> None:

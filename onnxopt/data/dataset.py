@@ -105,9 +105,7 @@ class Dataset:
     def has_class_labels(self) -> bool:
         """Whether the labels are one whole number per sample."""
         labels = self.source.labels
-        return labels is not None and all(
-            kind(p.dtype) == "integers" and len(p.shape) == 1 for p in labels.parts
-        )
+        return labels is not None and all(kind(p.dtype) == "integers" and len(p.shape) == 1 for p in labels.parts)
 
     @property
     def synthetic(self) -> bool:
@@ -291,9 +289,7 @@ def _in_whole_batches(source: Source) -> Dataset:
     """All samples, less a tail too short for a model with a fixed batch size."""
     total, exact = len(source), source.exact or 1
     if total < exact:
-        raise DataError(
-            f"{source.origin} has {total} samples, but the model takes exactly {exact} at a time; add some"
-        )
+        raise DataError(f"{source.origin} has {total} samples, but the model takes exactly {exact} at a time; add some")
     if tail := total % exact:
         note = f"the last {tail} left out, since the model takes exactly {exact} at a time"
         source = replace(source, notes=(*source.notes, note))

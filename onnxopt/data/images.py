@@ -100,9 +100,7 @@ class Preprocess:
     def __str__(self) -> str:
         """As typed after ``--preprocess``."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return ",".join(
-            f"{key}={_WRITERS.get(key, str)(v)}" for key, v in values.items() if v not in (None, "")
-        )
+        return ",".join(f"{key}={_WRITERS.get(key, str)(v)}" for key, v in values.items() if v not in (None, ""))
 
     def _changed(self, words: list[str]) -> Preprocess:
         changes = {}
@@ -123,12 +121,8 @@ class Preprocess:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, made):
                 raise UsageError(f"preprocessing: {len(values)} numbers for {name}, but {made} channels")
-        if spec.dtype == np.uint8 and any(
-            [self.scale not in (1, 255), any(self.mean), set(self.std) != {1.0}]
-        ):
-            raise DataError(
-                f"input {spec.name!r} is {spec}: it takes pixels as they are, without mean and std"
-            )
+        if spec.dtype == np.uint8 and any([self.scale not in (1, 255), any(self.mean), set(self.std) != {1.0}]):
+            raise DataError(f"input {spec.name!r} is {spec}: it takes pixels as they are, without mean and std")
         return self
 
     def _resized(self, image: Image.Image, path: Path) -> Image.Image:

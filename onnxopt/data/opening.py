@@ -17,10 +17,7 @@ from onnxopt.data.spec import Array, InputSpec
 from onnxopt.errors import DataError, OnnxoptError, UsageError
 
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-_KNOWN = (
-    "an .npz file, a folder of .npy, .npz or image files, an ONNX test_data_set folder, "
-    "or package.module:function"
-)
+_KNOWN = "an .npz file, a folder of .npy, .npz or image files, an ONNX test_data_set folder, or package.module:function"
 
 
 def open_dataset(
@@ -88,9 +85,7 @@ def _folder_opener(folder: Path) -> Callable[..., Any]:
     kinds = [kind for kind, (_, there) in found.items() if there]
     if len(kinds) != 1:
         what = f"both {' and '.join(kinds)}" if kinds else "no data that can be read"
-        raise DataError(
-            f"{folder} holds {what}; give a folder with one kind: .npy, .npz, images or test_data_set_*"
-        )
+        raise DataError(f"{folder} holds {what}; give a folder with one kind: .npy, .npz, images or test_data_set_*")
     return found[kinds[0]][0]
 
 

@@ -59,9 +59,7 @@ def takes_whole_feeds(spec: InputSpec, shape: tuple[int, ...], where: str) -> bo
     if spec.shape is None:
         return False
     whole = rank == len(shape) - 1
-    for axis, (want, have) in enumerate(
-        zip(spec.shape if whole else spec.shape[1:], shape[1:], strict=True), 1
-    ):
+    for axis, (want, have) in enumerate(zip(spec.shape if whole else spec.shape[1:], shape[1:], strict=True), 1):
         if isinstance(want, int) and want != have:
             raise DataError(
                 f"{where}: array {spec.name!r} has {have} on axis {axis} (shape {shape}), "
@@ -82,9 +80,7 @@ def check_dtype(spec: InputSpec, dtype: np.dtype[Any], where: str) -> None:
     advice = f"store {spec.name}.astype(np.{_dtype_name(spec.dtype)})"
     if want == "floats" and have == "integers":
         advice += ", scaled as the model was trained (for example / 255)"
-    raise DataError(
-        f"{where}: array {spec.name!r} is {_dtype_name(dtype)}, but the input is {spec}; {advice}"
-    )
+    raise DataError(f"{where}: array {spec.name!r} is {_dtype_name(dtype)}, but the input is {spec}; {advice}")
 
 
 def cast(spec: InputSpec, array: Array, rows: Array, where: str) -> Array:

@@ -91,9 +91,7 @@ def _named_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ..
     return sizes
 
 
-def _feed_shape(
-    spec: InputSpec, given: tuple[int, ...] | None, sizes: Mapping[str, int], fill: int
-) -> tuple[int, ...]:
+def _feed_shape(spec: InputSpec, given: tuple[int, ...] | None, sizes: Mapping[str, int], fill: int) -> tuple[int, ...]:
     """The shape of one feed: the one given, or the model's with its dynamic dimensions filled."""
     if given is not None:
         _check_given(spec, given)
@@ -109,9 +107,7 @@ def _feed_shape(
 
 def _check_given(spec: InputSpec, given: tuple[int, ...]) -> None:
     wanted = given if spec.shape is None else spec.shape
-    if len(given) != len(wanted) or any(
-        isinstance(w, int) and w != g for w, g in zip(wanted, given, strict=True)
-    ):
+    if len(given) != len(wanted) or any(isinstance(w, int) and w != g for w, g in zip(wanted, given, strict=True)):
         raise UsageError(f"shape {given} does not fit the input {spec.name!r}, which is {spec}")
 
 

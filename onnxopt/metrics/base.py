@@ -62,9 +62,7 @@ def batch_rows(reference: Arrays) -> int:
 def needed_labels(metric: Metric, labels: Array | None) -> Array:
     """The labels, or DataError."""
     if labels is None or not len(labels):
-        raise DataError(
-            f"metric {metric.name} needs labels; add an array 'labels', or use --metric agreement"
-        )
+        raise DataError(f"metric {metric.name} needs labels; add an array 'labels', or use --metric agreement")
     return labels
 
 

@@ -61,9 +61,7 @@ def drop_interval(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
     if not 0 < confidence < 1 or resamples < 1:
-        raise UsageError(
-            f"confidence {confidence} must be between 0 and 1, and resamples {resamples} at least 1"
-        )
+        raise UsageError(f"confidence {confidence} must be between 0 and 1, and resamples {resamples} at least 1")
     _check_paired(reference_evidence, evidence)
     if len(evidence) < 2:
         return -np.inf, np.inf
@@ -71,9 +69,7 @@ def drop_interval(
     if type(metric).score is Metric.score:
         drops = _mean_drops(metric, reference_evidence[:, 0], evidence[:, 0], draws)
     else:
-        drops = np.array(
-            [_resampled(metric, reference_evidence, evidence, row) for rows in draws for row in rows]
-        )
+        drops = np.array([_resampled(metric, reference_evidence, evidence, row) for rows in draws for row in rows])
     tail = (1 - confidence) / 2  # whole order statistics: interpolating between infinities gives NaN
     return (
         float(np.quantile(drops, tail, method="lower")),

@@ -169,9 +169,7 @@ def _pairs(metric: str, outputs: Arrays, reference: Arrays) -> Iterator[tuple[Ar
     n = batch_rows(reference)
     floats = [(outputs[name], wanted) for name, wanted in _same_names(outputs, reference) if is_float(wanted)]
     if not floats:
-        raise DataError(
-            f"metric {metric} needs an output of floats, and there is none; use --metric agreement"
-        )
+        raise DataError(f"metric {metric} needs an output of floats, and there is none; use --metric agreement")
     for output, wanted in floats:
         same = output.shape == wanted.shape
         flat = wanted.reshape(n, -1) if wanted.size else np.zeros((n, 1))

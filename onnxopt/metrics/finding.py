@@ -45,9 +45,7 @@ def find_metric(name: str | None, has_labels: bool, *, class_labels: bool = True
         raise UsageError(f"no metric is called {name!r}{suggestion(name, METRICS)}")
     metric = METRICS[name] if name in METRICS else _user_metric(name)
     if metric.needs_labels and not has_labels:
-        raise DataError(
-            f"metric {name} needs labels; add an array 'labels' to the data, or use another metric"
-        )
+        raise DataError(f"metric {name} needs labels; add an array 'labels' to the data, or use another metric")
     return metric
 
 

@@ -44,9 +44,7 @@ class TopK(Metric):
             if values.size and values.size % n == 0 and values.dtype.kind not in "OUS"
         }
         if not flat:
-            raise DataError(
-                f"metric {self.name}: no output has numbers for {n} labels; use --metric agreement"
-            )
+            raise DataError(f"metric {self.name}: no output has numbers for {n} labels; use --metric agreement")
         wide = [name for name, values in flat.items() if values.shape[1] > 1]
         name = (wide or list(flat))[0]
         return name, flat[name]
@@ -54,9 +52,7 @@ class TopK(Metric):
     def _single(self, output: str, values: Array) -> Array:
         """The class where a sample has one number: a class number, or the probability of class 1."""
         if self.k > 1:
-            raise DataError(
-                f"metric {self.name}: output {output!r} has one number per sample; use --metric top1"
-            )
+            raise DataError(f"metric {self.name}: output {output!r} has one number per sample; use --metric top1")
         if values.dtype.kind in "iub":
             return values
         finite = values[np.isfinite(values)]
@@ -90,9 +86,7 @@ class SpearmanCosine(Metric):
     def evidence(self, outputs: Arrays, labels: Array | None, reference: Arrays, feeds: Arrays) -> Array:
         """(n/2, 2): cosine of the pair, gold score."""
         gold = needed_labels(self, labels)
-        name, embedding = next(
-            ((k, v) for k, v in outputs.items() if is_float(v) and v.ndim in (2, 3)), ("", None)
-        )
+        name, embedding = next(((k, v) for k, v in outputs.items() if is_float(v) and v.ndim in (2, 3)), ("", None))
         if embedding is None or len(embedding) != len(gold) or len(gold) % 2 or not _are_numbers(gold):
             raise DataError(
                 f"metric {self.name} needs pairs of samples, each a number as label and an embedding, and "

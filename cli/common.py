@@ -1,0 +1,81 @@
+"""Options that several commands share, and how words become values."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from onnxopt.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxopt.target import Target
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODEL = click.Path(path_type=Path)
+
+
+def output_options(function: F) -> F:
+    """``--json`` and ``--debug``: what is printed, and how errors are."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
+    return click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error.")(function)
+
+
+def target_options(function: F) -> F:
+    """``--provider``, ``--threads`` and ``--shape`` become one ``target``."""
+
+    @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+    @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
+    @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a dynamic input.")
+    @functools.wraps(function)
+    def wrapped(*args: Any, provider: str, threads: int, shapes: tuple[str, ...], **rest: Any) -> Any:
+        return function(*args, target=target(provider, threads, shapes), **rest)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def data_options(function: F) -> F:
+    """``--data``, ``--eval-data``, ``--preprocess``, ``--metric``, ``--state``."""
+    for option in (
+        click.option("--data", help="Samples: .npz, folder of .npy/.npz/images/test_data_set_*, module:function."),
+        click.option("--eval-data", help="Held-out samples; without it, part of --data is held out."),
+        click.option("--preprocess", help="Of images: a preset (imagenet, ...) or resize=256,crop=224,..."),
+        click.option("--metric", help="Accuracy metric, or module:function; default top1 with labels, else agreement."),
+        click.option("--state", multiple=True, metavar="INPUT=OUTPUT", help="An output fed back as the next input."),
+    ):
+        function = option(function)
+    return function
+
+
+def target(provider: str, threads: int, shapes: Iterable[str]) -> Target:
+    """The Target of ``--provider``, ``--threads`` and ``--shape``."""
+    from onnxopt.target import Target
+
+    return Target(provider, threads, dict(_shape(words) for words in shapes))
+
+
+def pairs(words: Iterable[str], option: str) -> dict[str, str]:
+    """``a=b`` words as a dictionary.
+
+    Raises:
+        UsageError: for a word without ``=``.
+    """
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{option} {word}: write {option} name=value")
+        found[name] = value
+    return found
+
+
+def _shape(words: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = words.rpartition("=")
+    if not name or not re.fullmatch(r"\d+([x,]\d+)*|scalar", sizes):
+        raise UsageError(f"--shape {words}: write --shape name=1x3x224x224")
+    return name, () if sizes == "scalar" else tuple(int(size) for size in re.split("[x,]", sizes))

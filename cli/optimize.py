@@ -1,0 +1,166 @@
+"""``onnxopt optimize``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxopt.cli.common import MODEL, data_options, output_options, pairs, target_options
+from onnxopt.cli.printing import console
+from onnxopt.errors import GateRefused, PassBroke, UsageError
+
+if TYPE_CHECKING:
+    from onnxopt.core import Pass
+    from onnxopt.pipeline import Step
+    from onnxopt.report import Report
+    from onnxopt.target import Target
+
+
+@click.command("optimize")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--output", type=MODEL, help="Where the result goes; default MODEL.opt.onnx beside the model.")
+@data_options
+@click.option("--max-drop", type=float, default=0.01, show_default=True, help="Largest accuracy drop, absolute.")
+@click.option("--min-score", type=float, help="Score the result must reach, in place of --max-drop.")
+@click.option("--confidence", type=click.FloatRange(0.5, 0.999), help="Ask it of the drop's interval, not the point.")
+@click.option("--goal", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
+@target_options
+@click.option("--pass", "words", multiple=True, metavar="NAME[:OPTION=VALUE,...]", help="Run these, in this order.")
+@click.option("--recipe", type=MODEL, help="Run the passes of a recipe file.")
+@click.option("--save-recipe", type=MODEL, help="Write the passes that were kept as a recipe file.")
+@click.option("--time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Then take the best.")
+@click.option("--report", "reports", type=MODEL, multiple=True, help="Also write a report: .json or .md.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--strict", is_flag=True, help="Exit 4 if the gate refused, 5 if a pass broke the model.")
+@click.option("--force", is_flag=True, help="Allow the output to replace the input.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what each pass changed and left alone.")
+@output_options
+def command(**words: Any) -> None:
+    """Optimize MODEL and write the result.
+
+    Without --data only exact passes run, and no accuracy is measured. With --data, lossy passes are kept if the
+    accuracy on held-out samples drops by at most --max-drop and the result is measurably faster (or smaller,
+    with --goal size).
+    """
+    optimize_command(**words)
+
+
+def optimize_command(
+    *, model: Path, output: Path | None, reports: tuple[Path, ...], save_recipe: Path | None, strict: bool,
+    verbose: bool, as_json: bool, target: Target, **words: Any,
+) -> Report:  # fmt: skip
+    """Turn words into options, run the optimization, print, and exit by the verdict."""
+    from onnxopt import files, recipes, report
+    from onnxopt.optimize import optimize
+
+    for path in reports:
+        report.check_form(path)
+    for path in (*reports, *filter(None, [save_recipe])):
+        files.check_writable(path, source=None, force=True)
+        files.check_apart(path, [model, *filter(None, [words["data"], words["eval_data"], words["recipe"]])])
+    output = output or model.with_name(f"{model.stem}.opt.onnx")
+    kept: list[str] = []
+    with _progress(quiet=as_json) as show:
+
+        def on_step(step: Step) -> None:
+            kept.extend([step.words] if step.kept else [])
+            show(step)
+
+        result = optimize(model, output, _options(target, **words), on_step)
+    for path in reports:
+        report.write(result, path)
+    if save_recipe:
+        from onnxopt.passes import parse
+
+        files.write_text(save_recipe, recipes.dump([parse(word) for word in kept]))
+    if as_json:
+        click.echo(report.to_json(result.to_dict()), nl=False)
+    else:
+        _print(result, verbose)
+    if strict and result.broken:
+        step = result.broken[0]
+        raise PassBroke(f"{step.words}: {step.why} (undone; {output} holds the best model without it)")
+    if strict and result.refused_by_gate:
+        raise GateRefused(f"the accuracy gate refused every lossy pass; {output} holds the exact passes only")
+    return result
+
+
+def _options(
+    target: Target, *, data: str | None, eval_data: str | None, preprocess: str | None, metric: str | None,
+    state: tuple[str, ...], max_drop: float, min_score: float | None, confidence: float | None, goal: str,
+    words: tuple[str, ...], recipe: Path | None, time_limit: float | None, seed: int, force: bool,
+) -> Any:  # fmt: skip
+    from onnxopt.gate import Limits
+    from onnxopt.optimize import Options
+    from onnxopt.pipeline import Goal
+
+    limits = Limits(max_drop, min_score, confidence is not None, confidence or 0.95)
+    return Options(
+        data, eval_data, preprocess, metric, limits, Goal(goal), target, pairs(state, "--state"),
+        _passes(words, recipe), time_limit, seed, force,
+    )  # fmt: skip
+
+
+def _passes(words: tuple[str, ...], recipe: Path | None) -> tuple[Pass, ...] | None:
+    from onnxopt import passes, recipes
+
+    if words and recipe:
+        raise UsageError("--pass and --recipe are two ways to say the same; give one of them")
+    if recipe:
+        return recipes.load(recipe)
+    return tuple(passes.parse(word) for word in words) or None
+
+
+class _progress:  # noqa: N801
+    """One line per pass as it ends, with a spinner in between on a terminal; nothing when quiet or piped."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+        self.quiet = quiet or not self.console.is_terminal
+
+    def __enter__(self) -> Callable[[Step], None]:
+        self.status = self.console.status("working") if not self.quiet else None
+        if self.status:
+            self.status.start()
+        return self.show
+
+    def show(self, step: Step) -> None:
+        if self.status:
+            mark = "[green]+[/]" if step.kept else "[dim]-[/]"
+            self.console.print(f"{mark} {step.words} [dim]{step.outcome.value}, {step.seconds:.1f} s[/]")
+
+    def __exit__(self, *_: Any) -> None:
+        if self.status:
+            self.status.stop()
+
+
+def _print(result: Report, verbose: bool) -> None:
+    from rich.table import Table
+
+    out = console()
+    table = Table("pass", "outcome", "why", "s", box=None, pad_edge=False)
+    for step in result.steps:
+        if verbose or step.kept or step.outcome.name != "NOTHING":
+            table.add_row(step.words, step.outcome.value, step.why, f"{step.seconds:.1f}")
+        for change in step.changes if verbose else ():
+            table.add_row("", "changed", f"{change.node}: {change.what}", "")
+        for refusal in step.refusals if verbose else ():
+            table.add_row("", "left alone", f"{refusal.node or 'model'}: {refusal.why}", "")
+    out.print(table)
+    out.print()
+    for name, line in (
+        ("accuracy", result.accuracy_line()),
+        ("speed", result.speed_line()),
+        ("size", result.size_line()),
+        ("nodes", f"{result.before.nodes} -> {result.after.nodes}"),
+        ("data", result.data),
+        ("written", result.output or "nothing"),
+    ):
+        out.print(f"[bold]{name:9}[/] {line}")
+    for note in result.notes:
+        out.print(f"[dim]note: {note}[/]")

@@ -1,0 +1,211 @@
+"""The road: from a file on disk to a smaller, faster, verified file and a report. Read this first."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxopt import files, given, recipes
+from onnxopt.benchmark import Comparison, Verdict
+from onnxopt.core import Context, Pass
+from onnxopt.errors import ModelError, PassBroke, UsageError
+from onnxopt.gate import Drop, Gate
+from onnxopt.given import Given
+from onnxopt.options import Options
+from onnxopt.pipeline import Goal, Pipeline, Step, compare_speed
+from onnxopt.report import Report, Summary
+from onnxopt.runtime import Session, check_state, version, warn_if_both_installed
+from onnxopt.samples import Samples
+from onnxopt.target import Target
+from onnxopt.timebox import TimeUp, time_box
+
+__all__ = ["Options", "optimize"]
+
+LAST_LOOK = 3.0
+"""Seconds for the final timing when the time limit was reached."""
+
+
+def optimize(
+    source: Path, output: Path, options: Options | None = None, on_step: Callable[[Step], None] | None = None
+) -> Report:
+    """Optimize a model file, and write the best model found.
+
+    Every step is kept only if it computes the same, or passes the accuracy gate on held-out data and pays
+    on the clock. When time is up or Ctrl-C is pressed, the best model so far is written.
+
+    Args:
+        source: the model; never changed (unless it is also the output, with ``options.force``).
+        output: where the result goes.
+        options: what is asked.
+        on_step: called after each pass, for progress.
+
+    Raises:
+        OnnxoptError: its subclass says what is wrong; nothing was written.
+    """
+    started = time.perf_counter()
+    options = options or Options()
+    original = _load(source, output, options)
+    samples = given.gather(original, options)
+    _verify(original, samples.checks, options.target, ModelError)
+    gate = samples.gate(original, options)
+    recipe = options.passes or recipes.default(original, options.goal, options.target, has_data=gate is not None)
+
+    context = Context(options.target, samples.calibration, options.seed)
+    pipeline = Pipeline(original, context, samples.checks, gate, options.goal)
+    steps, ended = _run(pipeline, recipe, options.time_limit, started, on_step)
+    result = _measure(original, pipeline.best, steps, samples, gate, options, ended)
+    _verify(result.model, samples.checks, options.target, PassBroke)
+    files.save(result.model, output)
+    return Report(
+        source=str(source),
+        output=str(output),
+        settings=_settings(options, recipe),
+        data=samples.about,
+        before=Summary.of(original),
+        after=Summary.of(result.model),
+        steps=tuple(steps),
+        drop=result.drop,
+        speed=result.speed,
+        ended=result.ended,
+        notes=(*result.notes, *samples.notes(), *(result.speed.warnings if result.speed else ())),
+        seconds=time.perf_counter() - started,
+        peak_memory=peak_memory(),
+    )
+
+
+def _load(source: Path, output: Path, options: Options) -> ir.Model:
+    """The original; whatever would make hours of work end in nothing is found out here."""
+    warn_if_both_installed()
+    if options.time_limit is not None and not 0 < options.time_limit < math.inf:
+        raise UsageError(f"a time limit of {options.time_limit} seconds is not possible; give a number above 0")
+    files.check_writable(output, source=source, force=options.force)
+    original = files.load(source)
+    files.check_apart(output, [*files.external_files(original), *filter(None, (options.data, options.eval_data))])
+    check_state(original, options.state)
+    return original
+
+
+def _run(
+    pipeline: Pipeline,
+    recipe: Sequence[Pass],
+    time_limit: float | None,
+    started: float,
+    on_step: Callable[[Step], None] | None,
+) -> tuple[list[Step], str]:
+    """All steps, or those done when time was up or a key was pressed."""
+    steps: list[Step] = []
+    end = math.inf if time_limit is None else started + time_limit
+    try:
+        with time_box(None if time_limit is None else end - time.perf_counter()):
+            for step in pipeline.run(recipe):
+                steps.append(step)
+                if on_step:
+                    on_step(step)
+                if time.perf_counter() > end:
+                    raise TimeUp
+    except TimeUp:
+        return steps, "time limit"
+    except KeyboardInterrupt:
+        return steps, "interrupted"
+    return steps, "complete"
+
+
+@dataclass
+class _Result:
+    """The model that is written, and what it is worth against the original."""
+
+    model: ir.Model
+    ended: str
+    drop: Drop | None = None
+    speed: Comparison | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def _measure(
+    original: ir.Model,
+    best: ir.Model,
+    steps: Sequence[Step],
+    samples: Given,
+    gate: Gate | None,
+    options: Options,
+    ended: str,
+) -> _Result:
+    """The best model against the original, on the clock and on all held-out samples.
+
+    A model that turns out slower or beyond the accuracy limit as a whole gives way to the original. Ctrl-C
+    leaves out what is not measured yet; the accuracy is then that of the last lossy pass kept.
+    """
+    result = _Result(best, ended)
+    try:
+        if ended == "interrupted":
+            raise KeyboardInterrupt
+        if ended == "time limit":
+            result.notes.append("the time limit was reached: the best model so far")
+        _time(result, original, samples.checks, options)
+        _judge(result, original, gate)
+    except KeyboardInterrupt:
+        result.ended = "interrupted"
+        result.notes.append("interrupted: the best model so far; what was not measured yet is missing")
+        if result.drop is None and result.model is best:
+            result.drop = next((step.drop for step in reversed(steps) if step.kept and step.drop), None)
+    return result
+
+
+def _time(result: _Result, original: ir.Model, checks: Samples, options: Options) -> None:
+    if result.model is original:
+        result.notes.append("no pass was kept: the result is the original")
+        return
+    limits: dict[str, Any] = {"max_seconds": LAST_LOOK} if result.ended == "time limit" else {}
+    speed = compare_speed(original, result.model, checks, options.target, **limits)
+    if speed.verdict is Verdict.SLOWER and options.goal is Goal.LATENCY:
+        result.model = original
+        result.notes.append(f"the result was slower than the original ({speed.summary()}): the original is kept")
+    else:
+        result.speed = speed
+
+
+def _judge(result: _Result, original: ir.Model, gate: Gate | None) -> None:
+    if gate is None:
+        return
+    result.drop = gate.measure(result.model)
+    if not result.drop.passed and result.model is not original:
+        result.model, result.speed, result.drop = original, None, gate.measure(original)
+        result.notes.append("the result missed the accuracy limit as a whole: the original is kept")
+
+
+def _verify(model: ir.Model, checks: Samples, target: Target, error: type[ModelError | PassBroke]) -> None:
+    """Load the model as users will, with ONNX Runtime's optimizations on, and run it."""
+    try:
+        for _ in checks.run(Session(model, target)):
+            pass
+    except ModelError as failure:
+        raise error(str(failure)) from failure
+
+
+def _settings(options: Options, recipe: Sequence[Pass]) -> dict[str, Any]:
+    return {
+        "goal": options.goal.value,
+        "provider": options.target.provider,
+        "threads": options.target.threads,
+        "max_drop": options.limits.max_drop,
+        "min_score": options.limits.min_score,
+        "confidence": options.limits.confidence if options.limits.strict_interval else None,
+        "seed": options.seed,
+        "time_limit": options.time_limit,
+        "passes": [str(rewrite) for rewrite in recipe],
+        "onnxruntime": version(),
+    }
+
+
+def peak_memory() -> int:
+    """The most memory this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

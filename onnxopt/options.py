@@ -1,0 +1,44 @@
+"""What may be asked of an optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnxopt.core import Pass
+from onnxopt.gate import Limits
+from onnxopt.pipeline import Goal
+from onnxopt.target import Target
+
+
+@dataclass(frozen=True)
+class Options:
+    """All of it; every field has a default that suits most.
+
+    Attributes:
+        data: calibration data (and evaluation data, held out from it, unless ``eval_data`` is given).
+        eval_data: data used for nothing but measuring accuracy.
+        preprocess: how images become inputs (see ``onnxopt.data``).
+        metric: name of the accuracy metric; None takes top-1 where there are labels, else agreement.
+        limits: what the accuracy gate asks.
+        goal: what lossy passes must improve.
+        target: where the model will run.
+        state: state input name to the output that feeds it.
+        passes: in place of the default recipe.
+        time_limit: seconds after which the best model so far is the result.
+        seed: of every random choice.
+        force: allow the output to replace the input.
+    """
+
+    data: str | None = None
+    eval_data: str | None = None
+    preprocess: str | None = None
+    metric: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    goal: Goal = Goal.LATENCY
+    target: Target = field(default_factory=Target)
+    state: Mapping[str, str] = field(default_factory=dict)
+    passes: Sequence[Pass] | None = None
+    time_limit: float | None = None
+    seed: int = 0
+    force: bool = False

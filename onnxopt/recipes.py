@@ -1,0 +1,116 @@
+"""Which passes in which order for which goal and target: the only place that says so; and recipe files.
+
+A recipe file is TOML::
+
+    version = 1
+
+    [[pass]]
+    name = "fold-batch-norm"
+
+    [[pass]]
+    name = "quantize-static"
+    per_channel = true
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxopt import passes
+from onnxopt.core import Exactness, Pass
+from onnxopt.errors import UsageError
+from onnxopt.pipeline import Goal
+from onnxopt.target import Target
+
+VERSION = 1
+
+TIDY = (
+    "inline-functions",
+    "freeze-weights",
+    "lift-constants",
+    "fold-constants",
+    "remove-identities",
+    "merge-duplicates",
+)
+FUSE = ("fold-batch-norm", "fold-affine", "fuse-pad", "mean-to-global-pool")
+EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "remove-dead-code")
+"""Simplification may uncover what our own passes then fuse, so they run once more."""
+
+CLOSE = ("share-initializers", "strip-metadata")
+"""Sharing comes last: it ties weights that a pass before it may have to tell apart."""
+
+INT8 = ("quantize-static", "quantize-static:ops=Conv+Gemm+MatMul")
+"""Static int8 of whole chains; where that is refused, of the heavy operators alone."""
+
+INT8_SATURATING = ("quantize-static:reduce-range=true", "quantize-static", INT8[1] + ",reduce-range=true")
+"""Where products saturate: 7-bit weights first; 8-bit ones may still pass where the weights are small."""
+
+LOWEST_OPSET_FOR_INT8 = 13
+
+
+def default(model: ir.Model, goal: Goal, target: Target, *, has_data: bool) -> tuple[Pass, ...]:
+    """The recipe for a model, a goal and a target.
+
+    Without data only exact passes are in it, since no accuracy could be measured. On CUDA there is no
+    int8: ONNX Runtime has no fused integer kernels there, and the Q/DQ nodes would make it slower.
+    """
+    words = [*EXACT]
+    if has_data and target.provider == "cpu":
+        if model.opset_imports.get("", 0) < LOWEST_OPSET_FOR_INT8:
+            words.append("upgrade-opset")
+        words += INT8_SATURATING if target.int8_saturates else INT8
+    return tuple(passes.parse(word) for word in [*words, *CLOSE])
+
+
+def exact() -> tuple[Pass, ...]:
+    """Every exact pass of the default recipe."""
+    found = (passes.parse(word) for word in (*EXACT, *CLOSE))
+    return tuple(rewrite for rewrite in found if rewrite.exactness is not Exactness.LOSSY)
+
+
+def load(path: Path) -> tuple[Pass, ...]:
+    """Read a recipe file.
+
+    Raises:
+        UsageError: if it is missing, not TOML, of another version, or names an unknown pass or option.
+    """
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not TOML: {error}") from error
+    if content.get("version") != VERSION:
+        raise UsageError(f"recipe {path} has version {content.get('version')}; this onnxopt reads version {VERSION}")
+    entries = content.get("pass", [])
+    if not isinstance(entries, list) or not entries:
+        raise UsageError(f"recipe {path} has no [[pass]] entries")
+    return tuple(_read(entry, path) for entry in entries)
+
+
+def dump(recipe: Sequence[Pass]) -> str:
+    """The text of a recipe file; only options that differ from their defaults are written."""
+    import tomli_w
+
+    return tomli_w.dumps({"version": VERSION, "pass": [_entry(rewrite) for rewrite in recipe]})
+
+
+def _read(entry: Any, path: Path) -> Pass:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise UsageError(f"recipe {path}: each [[pass]] needs a name")
+    options = {key: value for key, value in entry.items() if key != "name"}
+    return passes.by_name(entry["name"]).configured(options)
+
+
+def _entry(rewrite: Pass) -> dict[str, Any]:
+    fields = dataclasses.fields(rewrite)  # type: ignore[arg-type]
+    given = {field.name: getattr(rewrite, field.name) for field in fields}
+    changed = {f.name: given[f.name] for f in fields if given[f.name] != f.default}
+    return {"name": rewrite.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}}

@@ -1,0 +1,193 @@
+"""The report of one optimization: a value, and its forms as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxopt import files
+from onnxopt.benchmark import Comparison
+from onnxopt.errors import UsageError
+from onnxopt.gate import Drop
+from onnxopt.graph import walk, weight_bytes
+from onnxopt.pipeline import Outcome, Step, size_of
+
+VERSION = 1
+"""Of the JSON form. 1: first."""
+
+FORMS = (".json", ".md")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model in a few numbers: bytes of the file, bytes of all constants, nodes by operator."""
+
+    size: int
+    weights: int
+    operators: Mapping[str, int]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Summary:
+        """Count."""
+        operators = Counter(node.op_type for node in walk(model))
+        return cls(size_of(model), weight_bytes(model), dict(sorted(operators.items())))
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes, subgraphs included."""
+        return sum(self.operators.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"bytes": self.size, "weight_bytes": self.weights, "nodes": self.nodes, "operators": self.operators}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was tried, kept and refused, and what the result is worth.
+
+    Attributes:
+        source, output: paths; ``output`` is None where nothing was written.
+        settings: what was asked, in words.
+        data: where the samples came from.
+        before, after: the models in numbers.
+        steps: every pass in order.
+        drop: accuracy on held-out samples; None where there were no data.
+        speed: the original against the result; None where the run was interrupted.
+        ended: ``complete``, ``time limit`` or ``interrupted``.
+        notes: what the reader must know before quoting a number.
+        seconds: of the whole run.
+        peak_memory: bytes, of this process.
+    """
+
+    source: str
+    output: str | None
+    settings: Mapping[str, Any]
+    data: str
+    before: Summary
+    after: Summary
+    steps: tuple[Step, ...]
+    drop: Drop | None
+    speed: Comparison | None
+    ended: str
+    notes: tuple[str, ...]
+    seconds: float
+    peak_memory: int
+
+    @property
+    def refused_by_gate(self) -> bool:
+        """Whether the accuracy gate refused a pass and no other lossy pass was kept."""
+        judged = [step for step in self.steps if step.drop is not None]
+        return any(not step.drop.passed for step in judged if step.drop) and not any(s.kept for s in judged)
+
+    @property
+    def broken(self) -> tuple[Step, ...]:
+        """The passes that computed something else, gave a model that does not run, or raised."""
+        return tuple(step for step in self.steps if step.outcome in (Outcome.UNDONE, Outcome.FAILED))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "version": VERSION,
+            "source": self.source,
+            "output": self.output,
+            "settings": dict(self.settings),
+            "data": self.data,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "steps": [step.to_dict() for step in self.steps],
+            "accuracy": self.drop and self.drop.to_dict(),
+            "speed": self.speed and self.speed.to_dict(),
+            "ended": self.ended,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 2),
+            "peak_memory": self.peak_memory,
+        }
+
+    def accuracy_line(self) -> str:
+        """The accuracy in one sentence."""
+        if self.drop is None:
+            return "no accuracy was measured: there were no data"
+        d = self.drop
+        return (
+            f"{d.metric} {d.before:.4f} -> {d.after:.4f}, drop {d.drop:+.4f} "
+            f"[{d.low:+.4f}, {d.high:+.4f}] on {d.samples} held-out samples"
+        )
+
+    def speed_line(self) -> str:
+        """The latency in one sentence."""
+        return "not measured" if self.speed is None else self.speed.summary()
+
+    def size_line(self) -> str:
+        """The size in one sentence."""
+        ratio = self.before.size / self.after.size if self.after.size else float("inf")
+        return f"{self.before.size:,} -> {self.after.size:,} bytes ({ratio:.2f}x smaller)"
+
+    def to_markdown(self) -> str:
+        """As Markdown."""
+        rows = "\n".join(
+            f"| `{step.words}` | {step.outcome.value} | {_cell(step.why)} | {step.seconds:.1f} |" for step in self.steps
+        )
+        left = [(step.words, refusal) for step in self.steps for refusal in step.refusals]
+        refusals = "\n".join(f"- `{words}` at `{r.node or 'model'}`: {r.why}" for words, r in left[:200])
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        return f"""# onnxopt: {Path(self.source).name}
+
+| | |
+|---|---|
+| result | {self.output or "nothing written"} ({self.ended}) |
+| accuracy | {self.accuracy_line()} |
+| speed | {self.speed_line()} |
+| size | {self.size_line()} |
+| nodes | {self.before.nodes} -> {self.after.nodes} |
+| data | {self.data} |
+| took | {self.seconds:.1f} s, {self.peak_memory / 2**20:.0f} MiB at most |
+
+{notes}
+
+## Steps
+
+| pass | outcome | why | s |
+|---|---|---|---|
+{rows}
+
+## Left alone
+
+{refusals or "nothing"}
+"""
+
+
+def check_form(path: Path) -> None:
+    """Find out before the work that a report of this kind cannot be written.
+
+    Raises:
+        UsageError: for an ending other than .json or .md.
+    """
+    if path.suffix not in FORMS:
+        raise UsageError(f"--report {path}: the ending says the form; there are {' and '.join(FORMS)}")
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the report in the form that the ending of the path names.
+
+    Raises:
+        UsageError: for another ending, or where it cannot be written.
+    """
+    check_form(path)
+    text = to_json(report.to_dict()) if path.suffix == ".json" else report.to_markdown()
+    files.write_text(path, text)
+
+
+def to_json(content: Any) -> str:
+    """JSON as we write it everywhere: indented, with a final newline."""
+    return json.dumps(content, indent=2, default=str) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,96 @@
+"""Recipes: which passes for which goal and target, and recipe files."""
+
+from pathlib import Path
+
+import pytest
+
+from onnxopt import passes, recipes
+from onnxopt.core import Exactness
+from onnxopt.errors import UsageError
+from onnxopt.pipeline import Goal
+from onnxopt.target import Target
+from onnxopt.testing import parse
+
+TEXT = "g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }"
+
+
+def words(*, opset: int = 20, provider: str = "cpu", has_data: bool = True) -> list[str]:
+    found = recipes.default(parse(TEXT, opset=opset), Goal.LATENCY, Target(provider), has_data=has_data)
+    return [str(rewrite) for rewrite in found]
+
+
+def test_without_data_nothing_is_lossy() -> None:
+    found = recipes.default(parse(TEXT), Goal.LATENCY, Target(), has_data=False)
+    assert found
+    assert all(rewrite.exactness is not Exactness.LOSSY for rewrite in found)
+
+
+def test_with_data_int8_is_tried_and_sharing_comes_last() -> None:
+    found = words()
+    assert any(word.startswith("quantize-static") for word in found)
+    assert found[-2:] == ["share-initializers", "strip-metadata"]
+
+
+def test_cuda_gets_no_int8() -> None:
+    assert not any(word.startswith("quantize") for word in words(provider="cuda"))
+
+
+def test_an_old_opset_is_raised_for_int8_only() -> None:
+    assert "upgrade-opset" in words(opset=11)
+    assert "upgrade-opset" not in words(opset=13)
+    assert "upgrade-opset" not in words(opset=11, has_data=False)
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_seven_bits_come_first_where_products_saturate(saturates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Target, "int8_saturates", saturates)
+    first = next(word for word in words() if word.startswith("quantize-static"))
+    assert first == ("quantize-static:reduce-range=true" if saturates else "quantize-static")
+
+
+def test_the_exact_recipe_has_no_lossy_pass() -> None:
+    assert {rewrite.exactness for rewrite in recipes.exact()} <= {Exactness.EXACT, Exactness.ROUNDING}
+
+
+def test_a_recipe_file_is_read_back(tmp_path: Path) -> None:
+    recipe = tuple(map(passes.parse, ["fuse-pad", "quantize-static:ops=Conv+Gemm,per-channel=false"]))
+    path = tmp_path / "r.toml"
+    path.write_text(recipes.dump(recipe))
+    assert recipes.load(path) == recipe
+    assert "reduce_range" not in path.read_text()
+
+
+def test_options_of_a_recipe_file_may_have_dashes(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('version = 1\n[[pass]]\nname = "quantize-static"\nper-channel = false\nops = "Conv+Gemm"')
+    assert recipes.load(path) == (passes.parse("quantize-static:per-channel=false,ops=Conv+Gemm"),)
+
+
+PASS = "version = 1\n[[pass]]\n"
+BROKEN = {
+    "not TOML": ("version = ", "is not TOML"),
+    "not text": (b"\xff\xfe\x00", "is not TOML"),
+    "no version": ('[[pass]]\nname = "fuse-pad"', "has version None"),
+    "another version": ("version = 2", "has version 2; this onnxopt reads version 1"),
+    "no passes": ("version = 1", "has no [[pass]] entries"),
+    "passes that are no list": ('version = 1\npass = "fuse-pad"', "has no [[pass]] entries"),
+    "a list of words": ('version = 1\npass = ["fuse-pad"]', "each [[pass]] needs a name"),
+    "a pass without a name": (f"{PASS}per_channel = true", "each [[pass]] needs a name"),
+    "an unknown pass": (f'{PASS}name = "fuse-pat"', "there is no pass 'fuse-pat'; did you mean 'fuse-pad'?"),
+    "an unknown option": (f'{PASS}name = "quantize-static"\nper_chanel = true', "did you mean 'per-channel'?"),
+    "a wrong value": (f'{PASS}name = "quantize-static"\nper_channel = 7', "7 is not true or false"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_recipe_file_is_refused(text: str | bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError) as error:
+        recipes.load(path)
+    assert said in str(error.value)
+
+
+def test_a_missing_recipe_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        recipes.load(tmp_path / "no.toml")
