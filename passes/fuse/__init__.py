@@ -1,0 +1,1 @@
+"""Passes that make one operator out of several."""

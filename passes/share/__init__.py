@@ -1,0 +1,1 @@
+"""Passes that keep equal weights once."""

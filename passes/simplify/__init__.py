@@ -1,0 +1,1 @@
+"""Passes that tidy a model: fewer nodes, the same outputs."""

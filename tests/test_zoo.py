@@ -1,0 +1,106 @@
+"""Real files and odd files through every exact pass: same bits, still valid, or a clear refusal to load."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxopt import files
+from onnxopt.core import Change, Context, Exactness
+from onnxopt.errors import ModelError
+from onnxopt.graph import signature
+from onnxopt.passes import PASSES
+from onnxopt.passes.simplify.freeze_weights import FreezeWeights
+from onnxopt.passes.simplify.simplify import Simplify
+from onnxopt.runtime import Session, input_specs
+from onnxopt.target import Target
+from onnxopt.testing import compare_outputs
+
+SHARED = Path(os.environ.get("ONNXOPT_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
+MODELS = sorted([*SHARED.glob("zoo/*.onnx"), *SHARED.glob("models/*.onnx")])
+SHAPES = {"silero_vad": {"input": (1, 576)}, "silero_vad_16k_op15": {"input": (1, 576)}}
+SILERO = {"sr": np.array(16000), "state": np.zeros((2, 1, 128), np.float32)}
+UNKNOWN_OPERATORS = {"qkeras_jettagging", "qonnx_tfc_2w2a", "superres_prepost_op18"}
+"""Files with operators that ONNX Runtime does not know."""
+INVALID = {"qkeras_jettagging", "qonnx_tfc_2w2a"}
+"""Files that do not import the domain of their operators, so that the checker does not take them."""
+CONTEXT = Context(Target())
+
+pytestmark = pytest.mark.skipif(not MODELS, reason=f"no models in {SHARED}; set ONNXOPT_SHARED")
+each_model = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+
+
+def feeds(path: Path) -> dict[str, np.ndarray]:
+    """One random input of each kind; dynamic dimensions are 1 where nothing else is said."""
+    rng, found = np.random.default_rng(0), {}
+    for spec in input_specs(files.load(path)):
+        shape = SHAPES.get(path.stem, {}).get(
+            spec.name, tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape or ())
+        )
+        floating = np.issubdtype(spec.dtype, np.floating)
+        numbers = rng.normal(size=shape) if floating else rng.integers(0, 200, size=shape)
+        found[spec.name] = (
+            SILERO[spec.name] if path.stem in SHAPES and spec.name in SILERO else numbers.astype(spec.dtype)
+        )
+    return found
+
+
+@each_model
+def test_exact_passes_keep_every_bit(path: Path) -> None:
+    model = files.load(path)
+    inputs, runs = feeds(path), path.stem not in UNKNOWN_OPERATORS
+    expected = Session(model, CONTEXT.target, optimize=False).run(inputs) if runs else {}
+    sides = signature(model)
+    for rewrite in PASSES:
+        if rewrite.exactness is not Exactness.EXACT:
+            continue
+        changes = [item for item in rewrite().run(model, CONTEXT) if isinstance(item, Change)]
+        after = files.to_bytes(model)
+        assert not [i for i in rewrite().run(model, CONTEXT) if isinstance(i, Change)], f"{rewrite.name} twice"
+        assert files.to_bytes(model) == after
+        if rewrite is FreezeWeights:
+            sides = signature(model)
+        assert signature(model) == sides
+        if path.stem not in INVALID:
+            onnx.checker.check_model(after)
+        if changes and runs:
+            compare_outputs(expected, Session(model, CONTEXT.target, optimize=False).run(inputs), rtol=0.0)
+
+
+@pytest.mark.slow
+@each_model
+def test_rounding_passes_keep_outputs(path: Path) -> None:
+    model = files.load(path)
+    inputs, runs = feeds(path), path.stem not in UNKNOWN_OPERATORS
+    expected = Session(model, CONTEXT.target, optimize=False).run(inputs) if runs else {}
+    for rewrite in PASSES:
+        if rewrite.exactness is not Exactness.ROUNDING or rewrite is Simplify:
+            continue
+        sides = signature(model)
+        rewrite().run(model, CONTEXT)
+        assert signature(model) == sides
+        assert not [i for i in rewrite().run(model, CONTEXT) if isinstance(i, Change)], f"{rewrite.name} twice"
+        if runs:
+            compare_outputs(expected, Session(model, CONTEXT.target, optimize=False).run(inputs), rtol=1e-4)
+
+
+@pytest.mark.slow
+@each_model
+def test_simplify_keeps_outputs(path: Path) -> None:
+    model = files.load(path)
+    inputs, runs = feeds(path), path.stem not in UNKNOWN_OPERATORS
+    expected = Session(model, CONTEXT.target, optimize=False).run(inputs) if runs else {}
+    sides, size = signature(model), len(files.to_bytes(model))
+    Simplify().run(model, CONTEXT)
+    assert signature(model) == sides
+    assert len(files.to_bytes(model)) <= 1.1 * size + 65536
+    if runs:
+        compare_outputs(expected, Session(model, CONTEXT.target, optimize=False).run(inputs), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(UNKNOWN_OPERATORS))
+def test_a_file_that_does_not_run_says_which_operators_are_unknown(name: str) -> None:
+    with pytest.raises(ModelError, match="uses operators of"):
+        Session(files.load(SHARED / "zoo" / f"{name}.onnx"), CONTEXT.target)
