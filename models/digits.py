@@ -81,10 +81,6 @@ def split(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], ...]
     """Return the sample numbers of training, calibration and held-out part."""
     from sklearn.model_selection import train_test_split
 
-    rest, held_out = train_test_split(
-        np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=seed
-    )
-    train, calibration = train_test_split(
-        rest, test_size=CALIBRATION, stratify=labels[rest], random_state=seed
-    )
+    rest, held_out = train_test_split(np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=seed)
+    train, calibration = train_test_split(rest, test_size=CALIBRATION, stratify=labels[rest], random_state=seed)
     return train, calibration, held_out

@@ -60,9 +60,7 @@ def fit(module: nn.Module, train: Samples, held_out: Samples, settings: Settings
     """Train in place, one epoch per step of the iterator."""
     module.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
     steps = settings.epochs * math.ceil(len(train) / settings.batch)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for number in range(1, settings.epochs + 1):
         start = time.perf_counter()

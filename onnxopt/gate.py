@@ -86,7 +86,13 @@ class Gate:
 
     def measure(self, model: ir.Model) -> Drop:
         """The drop of a model, and whether it passes."""
-        evidence = self._collect(Session(model, self._target))
+        return self._drop(self._collect(Session(model, self._target)))
+
+    def unchanged(self) -> Drop:
+        """The drop of the original itself, without running it again."""
+        return self._drop(self._evidence)
+
+    def _drop(self, evidence: np.ndarray) -> Drop:
         after = self.metric.score(evidence)
         fallen = drop(self.metric, self._evidence, evidence)
         low, high = drop_interval(self.metric, self._evidence, evidence, self.limits.confidence, self.seed)

@@ -30,7 +30,7 @@ from onnxopt.timebox import TimeUp, time_box
 __all__ = ["Options", "optimize"]
 
 LAST_LOOK = 3.0
-"""Seconds for the final timing when the time limit was reached."""
+"""Seconds for the final timing where the time is limited."""
 
 
 def optimize(
@@ -55,12 +55,15 @@ def optimize(
     original = _load(source, output, options)
     samples = given.gather(original, options)
     _verify(original, samples.checks, options.target, ModelError)
+    before = time.perf_counter()
     gate = samples.gate(original, options)
+    reserve = time.perf_counter() - before + LAST_LOOK  # judging the result takes as long as the original did
     recipe = options.passes or recipes.default(original, options.goal, options.target, has_data=gate is not None)
 
     context = Context(options.target, samples.calibration, options.seed)
     pipeline = Pipeline(original, context, samples.checks, gate, options.goal)
-    steps, ended = _run(pipeline, recipe, options.time_limit, started, on_step)
+    limit = None if options.time_limit is None else _left(started + options.time_limit, reserve)
+    steps, ended = _run(pipeline, recipe, limit, on_step)
     result = _measure(original, pipeline.best, steps, samples, gate, options, ended)
     _verify(result.model, samples.checks, options.target, PassBroke)
     files.save(result.model, output)
@@ -93,18 +96,23 @@ def _load(source: Path, output: Path, options: Options) -> ir.Model:
     return original
 
 
+def _left(end: float, reserve: float) -> float:
+    """Seconds for the passes: until the end less what judging the result will take, but half of it in any case."""
+    left = end - time.perf_counter()
+    return max(left / 2, left - reserve)
+
+
 def _run(
     pipeline: Pipeline,
     recipe: Sequence[Pass],
-    time_limit: float | None,
-    started: float,
+    seconds: float | None,
     on_step: Callable[[Step], None] | None,
 ) -> tuple[list[Step], str]:
     """All steps, or those done when time was up or a key was pressed."""
     steps: list[Step] = []
-    end = math.inf if time_limit is None else started + time_limit
+    end = math.inf if seconds is None else time.perf_counter() + seconds
     try:
-        with time_box(None if time_limit is None else end - time.perf_counter()):
+        with time_box(seconds):
             for step in pipeline.run(recipe):
                 steps.append(step)
                 if on_step:
@@ -163,7 +171,8 @@ def _time(result: _Result, original: ir.Model, checks: Samples, options: Options
     if result.model is original:
         result.notes.append("no pass was kept: the result is the original")
         return
-    limits: dict[str, Any] = {"max_seconds": LAST_LOOK} if result.ended == "time limit" else {}
+    hurry = {"max_seconds": LAST_LOOK, "min_seconds": LAST_LOOK / 2, "slow_seconds": LAST_LOOK / 2}
+    limits: dict[str, Any] = hurry if result.ended == "time limit" else {}
     speed = compare_speed(original, result.model, checks, options.target, **limits)
     if speed.verdict is Verdict.SLOWER and options.goal is Goal.LATENCY:
         result.model = original
@@ -175,9 +184,9 @@ def _time(result: _Result, original: ir.Model, checks: Samples, options: Options
 def _judge(result: _Result, original: ir.Model, gate: Gate | None) -> None:
     if gate is None:
         return
-    result.drop = gate.measure(result.model)
+    result.drop = gate.unchanged() if result.model is original else gate.measure(result.model)
     if not result.drop.passed and result.model is not original:
-        result.model, result.speed, result.drop = original, None, gate.measure(original)
+        result.model, result.speed, result.drop = original, None, gate.unchanged()
         result.notes.append("the result missed the accuracy limit as a whole: the original is kept")
 
 

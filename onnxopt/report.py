@@ -113,7 +113,8 @@ class Report:
     def accuracy_line(self) -> str:
         """The accuracy in one sentence."""
         if self.drop is None:
-            return "no accuracy was measured: there were no data"
+            interrupted = self.ended == "interrupted"
+            return "not measured" if interrupted else "no accuracy was measured: there were no data"
         d = self.drop
         return (
             f"{d.metric} {d.before:.4f} -> {d.after:.4f}, drop {d.drop:+.4f} "

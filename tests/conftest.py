@@ -1,5 +1,6 @@
-"""Small models and data that several tests share."""
+"""Small models and data that several tests share; and what is printed at the end."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,3 +66,16 @@ def timed() -> Callable[[float, float], benchmark.Comparison]:
         return benchmark.compare(advance(a), advance(b), clock=lambda: now[0])
 
     return compare
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many of ONNX's backend models went through the passes, over all workers."""
+    total: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "backend models" and report.when == "teardown":
+                    total.update(value)
+    if total:
+        counts = ", ".join(f"{name} {count}" for name, count in total.most_common())
+        terminalreporter.write_line(f"ONNX backend models: {counts}")

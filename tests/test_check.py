@@ -37,7 +37,12 @@ def test_random_outputs_are_not_compared() -> None:
 
 
 CASES = {
-    "one float off in its last bit is a difference when exact": (np.float32([1, 2]), np.nextafter(np.float32([1, 2]), 3), True, False),
+    "one float off in its last bit is a difference when exact": (
+        np.float32([1, 2]),
+        np.nextafter(np.float32([1, 2]), 3),
+        True,
+        False,
+    ),
     "one float off in its last bit is rounding": (np.float32([1, 2]), np.nextafter(np.float32([1, 2]), 3), False, True),
     "a thousandth is more than rounding": (np.float32([1, 2]), np.float32([1, 2.002]), False, False),
     "NaN equals NaN": (np.float32([np.nan, 1]), np.float32([np.nan, 1]), True, True),

@@ -128,9 +128,7 @@ def test_onnx_test_data_sets(tmp_path) -> None:
         folder = tmp_path / f"test_data_set_{i}"
         folder.mkdir()
         for k, array in enumerate([X[:2] + i, np.int64(i)]):
-            (folder / f"input_{k}.pb").write_bytes(
-                numpy_helper.from_array(np.asarray(array)).SerializeToString()
-            )
+            (folder / f"input_{k}.pb").write_bytes(numpy_helper.from_array(np.asarray(array)).SerializeToString())
     inputs = [spec(), spec("sr", np.int64, ())]
     data = open_dataset(str(tmp_path), inputs)
     assert [int(b.feeds["sr"]) for b in data.batches()] == list(range(12))

@@ -24,7 +24,10 @@ def scores(count: int, wrong: int) -> tuple[np.ndarray, np.ndarray]:
     return x, labels
 
 
-def make(save_npz, limits=Limits(), metric=None, wrong=0, labels=True):
+DEFAULT = Limits()
+
+
+def make(save_npz, limits=DEFAULT, metric=None, wrong=0, labels=True):
     x, y = scores(100, wrong)
     model = parse(IDENTITY)
     data = open_dataset(str(save_npz(x=x, **({"labels": y} if labels else {}))), input_specs(model))
@@ -51,8 +54,6 @@ def test_without_labels_agreement_is_asked(save_npz) -> None:
     _, gate = make(save_npz, labels=False)
     assert gate.metric.name == "agreement"
     assert gate.measure(parse(REVERSED)).after == 0.0
-
-
 
 
 def test_the_interval_is_asked_where_confidence_is_given(save_npz) -> None:

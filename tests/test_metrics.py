@@ -18,9 +18,7 @@ def evidence(name, output, reference=None, labels=None, feeds=None):
     outputs = output if isinstance(output, dict) else {"y": np.asarray(output)}
     reference = outputs if reference is None else reference
     wanted = reference if isinstance(reference, dict) else {"y": np.asarray(reference)}
-    return METRICS[name].evidence(
-        outputs, None if labels is None else np.asarray(labels), wanted, feeds or {}
-    )
+    return METRICS[name].evidence(outputs, None if labels is None else np.asarray(labels), wanted, feeds or {})
 
 
 def score(name, *args, **kwargs):
@@ -141,9 +139,7 @@ def test_spearman_of_mean_pooled_pairs() -> None:
     left, right = pooled[0::2], pooled[1::2]
     cosines = (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
     expected = stats.spearmanr(cosines, gold[::2]).statistic
-    assert score("spearman-cosine", tokens, labels=gold, feeds={"attention_mask": mask}) == pytest.approx(
-        expected
-    )
+    assert score("spearman-cosine", tokens, labels=gold, feeds={"attention_mask": mask}) == pytest.approx(expected)
     assert score("spearman-cosine", pooled, labels=gold) == pytest.approx(expected)
 
 

@@ -17,8 +17,6 @@ from onnxopt.target import Target
 from onnxopt.testing import assert_same_outputs
 
 
-
-
 def named(*words: str):
     return tuple(passes.parse(word) for word in words)
 
@@ -75,7 +73,9 @@ def test_the_same_command_gives_the_same_bytes(conv_net_file: Path, tmp_path: Pa
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
 
 
-def test_a_result_that_is_slower_gives_way_to_the_original(conv_net_file: Path, tmp_path: Path, monkeypatch, timed) -> None:
+def test_a_result_that_is_slower_gives_way_to_the_original(
+    conv_net_file: Path, tmp_path: Path, monkeypatch, timed
+) -> None:
     monkeypatch.setattr(road, "compare_speed", lambda *_, **__: timed(1.0, 2.0))
     report = optimize(conv_net_file, tmp_path / "out.onnx", Options(passes=named("fold-batch-norm")))
     assert any("slower than the original" in note for note in report.notes)

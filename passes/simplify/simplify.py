@@ -29,12 +29,19 @@ RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
-SCRIPT = (
-    "import sys, onnx, onnxsim\n"
-    "model, _ = onnxsim.simplify(onnx.load(sys.argv[1]), check_n=0, mutable_initializer=True, "
-    "skip_constant_folding=sys.argv[3] == 'False')\n"
-    "onnx.save(model, sys.argv[2])\n"
-)
+ROUNDS = 4
+"""One run of onnxsim may uncover what the next removes."""
+SCRIPT = f"""
+import sys, onnx, onnxsim
+model, operators = onnx.load(sys.argv[1]), None
+for _ in range({ROUNDS}):
+    folding = sys.argv[3] == "True"
+    model, _ = onnxsim.simplify(model, check_n=0, mutable_initializer=True, skip_constant_folding=not folding)
+    before, operators = operators, [node.op_type for node in model.graph.node]
+    if before == operators:
+        break
+onnx.save(model, sys.argv[2])
+"""
 
 
 @dataclass(frozen=True)

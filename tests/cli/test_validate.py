@@ -28,9 +28,7 @@ def test_the_model_itself_passes(reference: Path) -> None:
     assert "ok" in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("factor", "rtol", "passes"), [(1.0001, 1e-3, True), (1.01, 1e-3, False), (1.01, 0.1, True)]
-)
+@pytest.mark.parametrize(("factor", "rtol", "passes"), [(1.0001, 1e-3, True), (1.01, 1e-3, False), (1.01, 0.1, True)])
 def test_outputs_are_compared_with_a_tolerance(
     factor: float, rtol: float, passes: bool, reference: Path, tmp_path: Path
 ) -> None:

@@ -98,7 +98,11 @@ LEFT_ALONE = {
         {},
         "quantized already",
     ),
-    "nothing heavy": ("g (float[n,8] x) => (float[n,8] y) { y = Relu(x) }", {}, "no float convolution or matrix product"),
+    "nothing heavy": (
+        "g (float[n,8] x) => (float[n,8] y) { y = Relu(x) }",
+        {},
+        "no float convolution or matrix product",
+    ),
     "integers": (
         "g (int32[n,8] x) => (int32[n,4] y) <int32[8,4] w> { y = MatMul(x, w) }",
         {},
@@ -112,7 +116,7 @@ def test_leaves(text: str, options: dict[str, int], reason: str, save_npz) -> No
     model = parse(text, **options)
     dtype = np.int32 if "int32[n" in text else np.float32
     before = files.to_bytes(model)
-    copy, said = quantize(model, save_npz(x=np.ones((4, 8), dtype)))
+    _, said = quantize(model, save_npz(x=np.ones((4, 8), dtype)))
     assert [type(item) for item in said] == [Refusal]
     assert reason in said[0].why
     assert files.to_bytes(model) == before
