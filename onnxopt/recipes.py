@@ -44,10 +44,15 @@ EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "remove-dead-code")
 CLOSE = ("share-initializers", "strip-metadata")
 """Sharing comes last: it ties weights that a pass before it may have to tell apart."""
 
-INT8 = ("quantize-static", "quantize-static:ops=Conv+Gemm+MatMul")
-"""Static int8 of whole chains; where that is refused, of the heavy operators alone."""
+INT8 = ("quantize-static", "quantize-static:ops=Conv+Gemm+MatMul", "quantize-dynamic")
+"""Static int8 of whole chains; where that is refused, of the heavy operators alone; then dynamic int8."""
 
-INT8_SATURATING = ("quantize-static:reduce-range=true", "quantize-static", INT8[1] + ",reduce-range=true")
+INT8_SATURATING = (
+    "quantize-static:reduce-range=true",
+    "quantize-static",
+    "quantize-static:ops=Conv+Gemm+MatMul,reduce-range=true",
+    "quantize-dynamic:reduce-range=true",
+)
 """Where products saturate: 7-bit weights first; 8-bit ones may still pass where the weights are small."""
 
 LOWEST_OPSET_FOR_INT8 = 13

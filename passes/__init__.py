@@ -8,6 +8,7 @@ from onnxopt.passes.fuse.fold_affine import FoldAffine
 from onnxopt.passes.fuse.fold_batch_norm import FoldBatchNorm
 from onnxopt.passes.fuse.fuse_pad import FusePad
 from onnxopt.passes.fuse.mean_to_pool import MeanToGlobalPool
+from onnxopt.passes.quantize.quantize_dynamic import QuantizeDynamic
 from onnxopt.passes.quantize.quantize_static import QuantizeStatic
 from onnxopt.passes.share.share_initializers import ShareInitializers
 from onnxopt.passes.simplify.fold_constants import FoldConstants
@@ -42,6 +43,7 @@ PASSES: tuple[type[Pass], ...] = (
     ShareInitializers,
     # quantize
     QuantizeStatic,
+    QuantizeDynamic,
 )
 
 

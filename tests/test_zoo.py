@@ -11,6 +11,8 @@ from onnxopt import files
 from onnxopt.core import Change, Context, Exactness
 from onnxopt.errors import ModelError
 from onnxopt.graph import signature
+from onnxopt.inspection import inspect
+from onnxopt.optimize import Options, optimize
 from onnxopt.passes import PASSES
 from onnxopt.passes.simplify.freeze_weights import FreezeWeights
 from onnxopt.passes.simplify.simplify import Simplify
@@ -104,3 +106,28 @@ def test_simplify_keeps_outputs(path: Path) -> None:
 def test_a_file_that_does_not_run_says_which_operators_are_unknown(name: str) -> None:
     with pytest.raises(ModelError, match="uses operators of"):
         Session(files.load(SHARED / "zoo" / f"{name}.onnx"), CONTEXT.target)
+
+
+@each_model
+def test_inspect_reads_the_file(path: Path) -> None:
+    found = inspect(path)
+    assert found.operators
+    assert found.size > 0
+
+
+@pytest.mark.slow
+@each_model
+def test_the_road_without_data(path: Path, tmp_path: Path) -> None:
+    """Optimized with the default recipe on random inputs: no pass breaks it, or one sentence says why it cannot be."""
+    out, options = tmp_path / "out.onnx", Options(target=Target(shapes=SHAPES.get(path.stem, {})))
+    if path.stem in UNKNOWN_OPERATORS:
+        with pytest.raises(ModelError, match="uses operators of"):
+            optimize(path, out, options)
+        assert not out.exists()
+        return
+    report = optimize(path, out, options)
+    assert report.drop is None
+    assert not [step.words for step in report.broken if step.words != "simplify"]
+    inputs = feeds(path)
+    expected = Session(path, CONTEXT.target, optimize=False).run(inputs)
+    compare_outputs(expected, Session(out, CONTEXT.target, optimize=False).run(inputs), rtol=1e-4)
