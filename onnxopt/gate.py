@@ -78,10 +78,10 @@ class Gate:
     ) -> None:
         """Run the original once; its outputs are the reference."""
         self.metric, self.held_out, self.limits, self.seed = metric, held_out, limits, seed
-        self._original = Session(original, target)
-        self._target = target
-        self._kept = self._keep()
-        self._evidence = self._collect(self._original)
+        self._original, self._target = original, target
+        session = Session(original, target)
+        self._kept = self._keep(session)
+        self._evidence = self._collect(session)
         self.score = metric.score(self._evidence)
 
     def measure(self, model: ir.Model) -> Drop:
@@ -108,10 +108,10 @@ class Gate:
         enough = reached >= self.limits.min_score if self.metric.higher_is_better else reached <= self.limits.min_score
         return bool(enough)
 
-    def _keep(self) -> list[Outputs] | None:
+    def _keep(self, session: Session) -> list[Outputs] | None:
         kept: list[Outputs] = []
         size = 0
-        for _, outputs in self.held_out.run(self._original):
+        for _, outputs in self.held_out.run(session):
             kept.append(outputs)
             size += sum(np.asarray(output).nbytes for output in outputs.values())
             if size > KEPT_BYTES:
@@ -122,7 +122,8 @@ class Gate:
         if self._kept is not None:
             yield from self._kept
         else:
-            yield from (outputs for _, outputs in self.held_out.run(self._original))
+            session = Session(self._original, self._target)
+            yield from (outputs for _, outputs in self.held_out.run(session))
 
     def _collect(self, session: Session) -> np.ndarray:
         runs = self.held_out.run(session)

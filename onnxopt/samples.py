@@ -14,7 +14,9 @@ from onnxopt.runtime import Outputs, Session, input_specs, zero_state
 from onnxopt.target import Target
 
 BATCH = 32
-"""Samples in one run where time is not measured."""
+"""Samples in one run where time is not measured, at most,"""
+BATCH_BYTES = 4 * 2**20
+"""and bytes of their inputs: activations are tens of times as large, and a session keeps what it once allocated."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,15 @@ class Samples:
 
     def run(self, session: Session) -> Iterator[tuple[Batch, Outputs]]:
         """Each batch with its outputs; one sample at a time where a state is fed back."""
-        return session.stream(self.data.batches(1 if self.state else BATCH), self.state, self.start)
+        return session.stream(self.data.batches(self._batch()), self.state, self.start)
+
+    def _batch(self) -> int:
+        """How many samples to run at once."""
+        if self.state:
+            return 1
+        first = next(iter(self.data.batches(1)))
+        size = sum(array.nbytes for array in first.feeds.values()) // max(1, first.size)
+        return max(1, min(BATCH, BATCH_BYTES // max(1, size)))
 
     def grouped(self, group: int) -> Samples:
         """Samples that belong together (sentence pairs) are never parted."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
 from onnxopt import files
 from onnxopt.calibrate import Ranges, calibrate
@@ -63,7 +64,7 @@ class QuantizeStatic(Pass):
             return [Refusal("", reason or "needs calibration data (--data)")]
         for value, twin in known.items():
             value.type, value.shape = twin.type, twin.shape
-        ir.passes.common.NameFixPass()(model)
+        NameFixPass()(model)
         _flatten_biases(model)
         names = sorted({name for node in chosen for name in _activations(node)})
         ranges = calibrate(model, context.calibration, names, context.target)
