@@ -100,17 +100,6 @@ def only_read_by(value: ir.Value, node: ir.Node) -> bool:
     return same_graph and not value.is_graph_output() and len(value.uses()) == 1
 
 
-def feeder(node: ir.Node, *op_types: str, index: int = 0) -> ir.Node | None:
-    """The node of one of these types whose first output only ``node`` reads, as input ``index``."""
-    value = given(node, index)
-    if value is None or not only_read_by(value, node):
-        return None
-    producer = value.producer()
-    if producer is None or producer.op_type not in op_types or producer.domain not in STANDARD_DOMAINS:
-        return None
-    return producer if producer.outputs[0] is value else None
-
-
 def replace(
     old: Sequence[ir.Node],
     op_type: str,

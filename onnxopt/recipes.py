@@ -22,8 +22,9 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxopt import passes
-from onnxopt.core import Exactness, Pass
+from onnxopt.core import Pass
 from onnxopt.errors import UsageError
+from onnxopt.passes.quantize.quantize_static import MINIMUM_OPSET
 from onnxopt.pipeline import Goal
 from onnxopt.target import Target
 
@@ -55,8 +56,6 @@ INT8_SATURATING = (
 )
 """Where products saturate: 7-bit weights first; 8-bit ones may still pass where the weights are small."""
 
-LOWEST_OPSET_FOR_INT8 = 13
-
 
 def default(model: ir.Model, goal: Goal, target: Target, *, has_data: bool) -> tuple[Pass, ...]:
     """The recipe for a model, a goal and a target.
@@ -66,16 +65,10 @@ def default(model: ir.Model, goal: Goal, target: Target, *, has_data: bool) -> t
     """
     words = [*EXACT]
     if has_data and target.provider == "cpu":
-        if model.opset_imports.get("", 0) < LOWEST_OPSET_FOR_INT8:
+        if model.opset_imports.get("", 0) < MINIMUM_OPSET:
             words.append("upgrade-opset")
         words += INT8_SATURATING if target.int8_saturates else INT8
     return tuple(passes.parse(word) for word in [*words, *CLOSE])
-
-
-def exact() -> tuple[Pass, ...]:
-    """Every exact pass of the default recipe."""
-    found = (passes.parse(word) for word in (*EXACT, *CLOSE))
-    return tuple(rewrite for rewrite in found if rewrite.exactness is not Exactness.LOSSY)
 
 
 def load(path: Path) -> tuple[Pass, ...]:
