@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxopt.cli.common import MODEL, data_options, output_options, pairs, target_options
-from onnxopt.cli.printing import console
+from onnxopt.cli.printing import console, echo_json
 from onnxopt.errors import GateRefused, PassBroke, UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def optimize_command(
 
         files.write_text(save_recipe, recipes.dump([parse(word) for word in kept]))
     if as_json:
-        click.echo(report.to_json(result.to_dict()), nl=False)
+        echo_json(result.to_dict())
     else:
         _print(result, verbose)
     if strict and result.broken:
@@ -114,29 +115,22 @@ def _passes(words: tuple[str, ...], recipe: Path | None) -> tuple[Pass, ...] | N
     return tuple(passes.parse(word) for word in words) or None
 
 
-class _progress:  # noqa: N801
+@contextlib.contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
     """One line per pass as it ends, with a spinner in between on a terminal; nothing when quiet or piped."""
+    from rich.console import Console
 
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
+    console = Console(stderr=True, highlight=False)
+    if quiet or not console.is_terminal:
+        yield lambda step: None
+        return
 
-        self.console = Console(stderr=True, highlight=False)
-        self.quiet = quiet or not self.console.is_terminal
+    def show(step: Step) -> None:
+        mark = "[green]+[/]" if step.kept else "[dim]-[/]"
+        console.print(f"{mark} {step.words} [dim]{step.outcome.value}, {step.seconds:.1f} s[/]")
 
-    def __enter__(self) -> Callable[[Step], None]:
-        self.status = self.console.status("working") if not self.quiet else None
-        if self.status:
-            self.status.start()
-        return self.show
-
-    def show(self, step: Step) -> None:
-        if self.status:
-            mark = "[green]+[/]" if step.kept else "[dim]-[/]"
-            self.console.print(f"{mark} {step.words} [dim]{step.outcome.value}, {step.seconds:.1f} s[/]")
-
-    def __exit__(self, *_: Any) -> None:
-        if self.status:
-            self.status.stop()
+    with console.status("working"):
+        yield show
 
 
 def _print(result: Report, verbose: bool) -> None:

@@ -18,6 +18,8 @@ import onnx_ir as ir
 from onnxopt.core import Change
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+"""Operators that give other numbers at every run."""
 LARGEST_SHAPE = 1024
 """Bytes of a constant that shape inference looks at; larger ones are no shapes."""
 NUMERIC_CONSTANTS = {"value", "value_int", "value_ints", "value_float", "value_floats"}

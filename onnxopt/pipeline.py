@@ -21,6 +21,7 @@ from onnxopt.check import Checker, Difference, largest
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal
 from onnxopt.errors import OnnxoptError
 from onnxopt.gate import Drop, Gate
+from onnxopt.graph import weight_bytes
 from onnxopt.runtime import Session
 from onnxopt.samples import Samples
 from onnxopt.target import Target
@@ -197,7 +198,5 @@ def compare_speed(a: ir.Model, b: ir.Model, samples: Samples, target: Target, **
 
 def size_of(model: ir.Model) -> int:
     """Bytes of the model's file, external data included."""
-    from onnxopt.graph import weight_bytes
-
     weights = weight_bytes(model)
     return weights if weights > files.SINGLE_FILE_LIMIT else len(files.to_bytes(model))

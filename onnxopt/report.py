@@ -181,13 +181,9 @@ def write(report: Report, path: Path) -> None:
         UsageError: for another ending, or where it cannot be written.
     """
     check_form(path)
-    text = to_json(report.to_dict()) if path.suffix == ".json" else report.to_markdown()
+    in_json = path.suffix == ".json"
+    text = json.dumps(report.to_dict(), indent=2, default=str) + "\n" if in_json else report.to_markdown()
     files.write_text(path, text)
-
-
-def to_json(content: Any) -> str:
-    """JSON as we write it everywhere: indented, with a final newline."""
-    return json.dumps(content, indent=2, default=str) + "\n"
 
 
 def _cell(text: str) -> str:

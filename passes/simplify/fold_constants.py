@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import (
+    RANDOM,
     adopt,
     census,
     changes_since,
@@ -27,7 +28,7 @@ from onnxopt.graph import (
 from onnxopt.sparse import SparseTensor
 
 NEVER = {
-    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *RANDOM,
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
 }
 SLOW = {"AveragePool", "Conv", "ConvTranspose", "DFT", "Einsum", "GRU", "LSTM", "MaxPool", "RNN", "Resize"}

@@ -16,19 +16,11 @@ import onnx_ir as ir
 from onnxopt import files
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import ModelError
-from onnxopt.graph import adopt, census, changes_since, initializers, nodes, signature, walk, weight_bytes
+from onnxopt.graph import RANDOM, adopt, census, changes_since, initializers, nodes, signature, walk, weight_bytes
 from onnxopt.sparse import SparseTensor
 
 SLACK = 64 * 1024
 """Bytes that a small model may grow by: names and shapes that onnxsim writes down."""
-RANDOM = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-)
 ROUNDS = 4
 """One run of onnxsim may uncover what the next removes."""
 SCRIPT = f"""
