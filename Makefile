@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := onnxopt passes cli models tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format docs bench bench-suite bench-selfcheck clean
+.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -46,6 +46,10 @@ format: $(VENV)/.dev ## Format the code
 
 docs: $(VENV)/.dev ## Generate docs/passes.md and the table in the README
 	$(BIN)/python docs/generate.py
+
+zoo: $(VENV)/.dev ## Export, inspect and optimize every network of the zoo: one table
+	@mkdir -p out
+	$(BIN)/python benchmarks/zoo.py --json out/zoo.json
 
 bench: bench-selfcheck bench-suite ## All measurements: they take minutes and want a quiet machine
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SHAPE = "Shape of a dynamic input, or the size of a dimension: sequence=64."
 MODEL = click.Path(path_type=Path)
 
 
@@ -31,7 +32,7 @@ def target_options(function: F) -> F:
 
     @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
     @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
-    @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a dynamic input.")
+    @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help=SHAPE)
     @functools.wraps(function)
     def wrapped(*args: Any, provider: str, threads: int, shapes: tuple[str, ...], **rest: Any) -> Any:
         return function(*args, target=target(provider, threads, shapes), **rest)
@@ -56,7 +57,7 @@ def target(provider: str, threads: int, shapes: Iterable[str]) -> Target:
     """The Target of ``--provider``, ``--threads`` and ``--shape``."""
     from onnxopt.target import Target
 
-    return Target(provider, threads, dict(_shape(words) for words in shapes))
+    return Target(provider, threads, dict(shape_of(words) for words in shapes))
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
@@ -74,7 +75,12 @@ def pairs(words: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
-def _shape(words: str) -> tuple[str, tuple[int, ...]]:
+def shape_of(words: str) -> tuple[str, tuple[int, ...]]:
+    """``x=1x3x224x224`` or ``x=1,3,224,224`` as a name and a shape.
+
+    Raises:
+        UsageError: for another form.
+    """
     name, _, sizes = words.rpartition("=")
     if not name or not re.fullmatch(r"\d+([x,]\d+)*|scalar", sizes):
         raise UsageError(f"--shape {words}: write --shape name=1x3x224x224")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxopt.cli.common import MODEL, output_options, target
+from onnxopt.cli.common import MODEL, SHAPE, output_options, target
 from onnxopt.cli.printing import console, counted, echo_json, readable
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from onnxopt.inspection import Inspection, Layer, ValueInfo
 
+ASSUMED = 4
+"""Inputs that are listed with the shapes they were given."""
 HEAVIEST = 10
 QUANTIZED = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 
@@ -23,7 +25,7 @@ QUANTIZED = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 @click.command("inspect")
 @click.argument("model", type=MODEL)
 @click.option("--layers", is_flag=True, help="Show every layer, not only the ten with the most MACs.")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Of a dynamic input.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help=SHAPE)
 @output_options
 def command(model: Path, layers: bool, shapes: tuple[str, ...], as_json: bool) -> None:
     """Show what MODEL is made of: inputs, operators, parameters, multiply-accumulates (MACs), bytes.
@@ -82,7 +84,8 @@ def _macs(found: Inspection) -> str:
     known = any(layer.macs for layer in found.layers)
     line = readable(found.macs) if known or not unknown else "unknown"
     if found.assumed:
-        line += f" for {', '.join(f'{value.name} {value}' for value in found.assumed)}"
+        more = f" and {len(found.assumed) - ASSUMED} more" if len(found.assumed) > ASSUMED else ""
+        line += f" for {', '.join(f'{value.name} {value}' for value in found.assumed[:ASSUMED])}{more}"
     if "shape" in unknown:
         line += f"; not counted, shapes unknown: {counted(unknown['shape'])}{_advice(found)}"
     if "operator" in unknown:

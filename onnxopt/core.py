@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import enum
 import importlib
+import importlib.util
 import math
 import os
 import sys
@@ -13,6 +14,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxopt.errors import UsageError
@@ -210,19 +212,44 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def load_function(words: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names; modules of the current folder are found, too.
+    """The function that ``package.module:function`` or ``file.py:function`` names.
 
     Raises:
         UsageError: if it cannot be imported, or is not callable.
     """
-    module, _, name = words.partition(":")
-    sys.path.insert(0, here := os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # the module is the user's: importing it can raise anything
-        raise UsageError(f"{words} cannot be imported: {error}; give package.module:function") from error
-    finally:
-        sys.path.remove(here)
+    function = load_object(words)
     if not callable(function):
         raise UsageError(f"{words} is not a function; give package.module:function")
     return function  # type: ignore[no-any-return]
+
+
+def load_object(words: str) -> Any:
+    """What ``package.module:name`` or ``path/file.py:name`` names; modules of the current folder are found, too.
+
+    Raises:
+        UsageError: if it cannot be imported.
+    """
+    place, _, name = words.rpartition(":")
+    path = Path(place) if place.endswith(".py") else None
+    sys.path.insert(0, folder := os.getcwd() if path is None else str(path.absolute().parent))
+    try:
+        found: Any = importlib.import_module(place) if path is None else _load_file(path)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # the module is the user's: importing it can raise anything
+        advice = "give package.module:name or file.py:name"
+        raise UsageError(f"{words} cannot be imported: {error}; {advice}") from error
+    finally:
+        sys.path.remove(folder)
+    return found
+
+
+def _load_file(path: Path) -> Any:
+    """Import a file under a name that no installed module has."""
+    spec = importlib.util.spec_from_file_location(f"onnxopt_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look there
+    spec.loader.exec_module(module)
+    return module

@@ -16,6 +16,7 @@ from onnx_ir.passes.common import InlinePass
 
 from onnxopt import files
 from onnxopt.core import suggestion
+from onnxopt.dimensions import dimension, split_sizes
 from onnxopt.errors import UsageError
 from onnxopt.graph import STANDARD_DOMAINS, attribute_tensors, initializers, label, walk
 from onnxopt.macs import FORMULAS, KnownShapes, Shape, UnknownShape, count, operator
@@ -264,19 +265,21 @@ def _inlined(model: ir.Model) -> ir.Model:
 def _with_shapes(model: ir.Model, shapes: Shapes) -> tuple[ir.Model, dict[str, int]]:
     """A copy whose inputs have these shapes, axis 0 being 1 elsewhere; and the sizes of named dimensions."""
     infos = {info.name: info for info in input_infos(model)}
+    shapes, chosen = split_sizes(shapes, {name: info.shape for name, info in infos.items()})
     for name, shape in shapes.items():
         _check_shape(name, shape, infos)
     sizes = {info.shape[0]: 1 for info in infos.values() if info.shape and isinstance(info.shape[0], str)}
     for name, shape in shapes.items():
         dims = zip(infos[name].shape or (), shape, strict=False)
         sizes |= {dim: size for dim, size in dims if isinstance(dim, str)}
+    sizes |= chosen
     copy = model.clone()
     for value in copy.graph.inputs:
         info = infos.get(value.name or "")
         if info is not None and info.name in shapes:
             value.shape = ir.Shape(shapes[info.name])
         elif info is not None and info.shape is not None:
-            known = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in info.shape]
+            known = [dimension(dim, sizes) or dim if isinstance(dim, str) else dim for dim in info.shape]
             batch = [1 if dim is None else dim for dim in known[:1]]
             value.shape = ir.Shape([*batch, *known[1:]])
     return copy, sizes

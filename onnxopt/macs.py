@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from onnxopt.dimensions import dimension
 from onnxopt.graph import STANDARD_DOMAINS, inferred
 
 Shape = tuple[int, ...]
@@ -134,7 +135,7 @@ def known_dims(shape: ir.Shape | None, sizes: Mapping[str, int]) -> Shape | None
     """All dimensions as numbers, or None."""
     if shape is None:
         return None
-    dims = [dim if isinstance(dim, int) else sizes.get(dim.value or "") for dim in shape]
+    dims = [dim if isinstance(dim, int) else dimension(dim.value or "", sizes) for dim in shape]
     known = [dim for dim in dims if dim is not None]
     return tuple(known) if len(known) == len(dims) else None
 

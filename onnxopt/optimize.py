@@ -23,11 +23,11 @@ from onnxopt.options import Options
 from onnxopt.pipeline import Goal, Pipeline, Step, compare_speed
 from onnxopt.report import Report, Summary
 from onnxopt.runtime import Session, check_state, version, warn_if_both_installed
-from onnxopt.samples import Samples
+from onnxopt.samples import Samples, random_samples
 from onnxopt.target import Target
 from onnxopt.timebox import TimeUp, time_box
 
-__all__ = ["Options", "optimize"]
+__all__ = ["Options", "optimize", "tidy"]
 
 LAST_LOOK = 3.0
 """Seconds for the final timing where the time is limited."""
@@ -82,6 +82,18 @@ def optimize(
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(),
     )
+
+
+def tidy(model: ir.Model, target: Target, seed: int = 0) -> tuple[ir.Model, list[Step]]:
+    """Run the passes of the recipe without data: the model that computes the same, and what was done.
+
+    Raises:
+        ModelError: if the model does not load, or no random input fits it.
+    """
+    samples = random_samples(model, target, {}, seed=seed)
+    pipeline = Pipeline(model, Context(target, None, seed), samples, None, Goal.LATENCY)
+    steps = list(pipeline.run(recipes.default(model, Goal.LATENCY, target, has_data=False)))
+    return pipeline.best, steps
 
 
 def _load(source: Path, output: Path, options: Options) -> ir.Model:

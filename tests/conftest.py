@@ -1,5 +1,6 @@
 """Small models and data that several tests share; and what is printed at the end."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from onnxopt import benchmark, files
 from onnxopt.testing import parse
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's: the tests share the cores already
 CONV_NET = """g (float[n,3,8,8] x) => (float[n,4] y)
 <float[16,3,3,3] w1, float[16] s, float[16] b, float[16] m, float[16] v,
  float[16,16,3,3] w2, float[16] c, float[16,4] w3, float[4] d>

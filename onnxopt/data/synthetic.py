@@ -11,6 +11,7 @@ import numpy as np
 from onnxopt.core import suggestion
 from onnxopt.data.dataset import Dataset, assemble
 from onnxopt.data.spec import Array, InputSpec, kind
+from onnxopt.dimensions import dimension, split_sizes
 from onnxopt.errors import DataError, UsageError
 
 _WORDS = ("abc", "def", "ghi", "jkl", "mno")
@@ -55,7 +56,7 @@ def random_dataset(
 
     Args:
         inputs: of the model.
-        shapes: input name to the shape of one feed, where it is to be chosen.
+        shapes: input name to the shape of one feed, or name of a dynamic dimension to ``(size,)``, where chosen.
         count: number of samples.
         seed: of the numbers.
         fill: size of dynamic dimensions that ``shapes`` does not give; axis 0 becomes 1. A dimension with a
@@ -68,10 +69,11 @@ def random_dataset(
     """
     if min(count, high) < 1:
         raise UsageError(f"count ({count}) and high ({high}) of random inputs must be 1 or more")
+    shapes, chosen = split_sizes(shapes, {spec.name: spec.shape for spec in inputs})
     for name in shapes:
         if name not in (known := [spec.name for spec in inputs]):
             raise UsageError(f"the model has no input {name!r}{suggestion(name, known)}")
-    sizes = _named_sizes(inputs, shapes)
+    sizes = _named_sizes(inputs, shapes, fill) | chosen
     feeds = [_feed_shape(spec, shapes.get(spec.name), sizes, fill) for spec in inputs]
     arrays = {
         spec.name: RandomArray(_stored(spec), (count, *feed), (seed, place), high)
@@ -82,9 +84,10 @@ def random_dataset(
     return assemble(origin, ranked, [(origin, arrays)], synthetic=True)
 
 
-def _named_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Sizes of named dimensions: 1 for a name found on axis 0, or what a given shape says."""
-    sizes = {spec.shape[0]: 1 for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
+def _named_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], fill: int) -> dict[str, int]:
+    """Sizes of named dimensions: 1 for a name found on axis 0, else ``fill``, or what a given shape says."""
+    sizes = {dim: fill for spec in inputs for dim in spec.shape or () if isinstance(dim, str) and "+" not in dim}
+    sizes |= {spec.shape[0]: 1 for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
     for spec in inputs:
         given = zip(spec.shape or (), shapes.get(spec.name, ()), strict=False)
         sizes |= {dim: size for dim, size in given if isinstance(dim, str)}
@@ -100,7 +103,7 @@ def _feed_shape(spec: InputSpec, given: tuple[int, ...] | None, sizes: Mapping[s
         raise DataError(f"input {spec.name!r} has no known rank; give its shape, or data")
     defaults = [1, *[fill] * len(spec.shape)]
     return tuple(
-        dim if isinstance(dim, int) else sizes.get(dim or "", default)
+        dim if isinstance(dim, int) else dimension(dim or "", sizes) or default
         for dim, default in zip(spec.shape, defaults, strict=False)
     )
 
