@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from onnxopt.export.weights import Loaded
 
-CALIBRATED = {"batch": 16, "sequence": 16, "past": 8}
-"""Sizes of the random inputs on which untrained batch norms take their statistics."""
+SEEN = {"batch": 64, "sequence": 16, "past": 8}
+"""Sizes of the random inputs on which untrained batch norms take their statistics,"""
+IMAGES_SEEN = 4
+"""fewer for images, where every pixel counts."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,7 @@ def load(
 
     module = network.build(arguments)
     if weights is None or not strict:
-        initialise(module, tensors(network.inputs, CALIBRATED, seed), seed)
+        sizes = SEEN | {"batch": IMAGES_SEEN} if len(network.inputs[0].shape) == 4 else SEEN
+        initialise(module, tensors(network.inputs, sizes, seed), seed)
     loaded = None if weights is None else load_weights(module, weights, strict=strict, unused=network.unused)
     return module, loaded

@@ -25,7 +25,7 @@ def test_inputs_fit_each_other(name: str) -> None:
 
 
 def test_an_unknown_name_is_explained() -> None:
-    with pytest.raises(UsageError, match="did you mean 'resnet18'.*package.module:name"):
+    with pytest.raises(UsageError, match=r"did you mean 'resnet18'.*package\.module:name"):
         find("resnet-18")
 
 
