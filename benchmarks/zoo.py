@@ -32,10 +32,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("out/zoo"), help="where the files go")
     words = parser.parse_args()
     words.folder.mkdir(parents=True, exist_ok=True)
-    print(
-        "| network | parameters | MACs | file | export | worst difference | optimize | exact passes | nodes | speed |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     rows = []
     for name in words.names or ZOO:
         rows.append(measure(name, ZOO[name], words.folder))
