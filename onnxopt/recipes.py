@@ -8,8 +8,8 @@ A recipe file is TOML::
     name = "fold-batch-norm"
 
     [[pass]]
-    name = "quantize-static"
-    per_channel = true
+    name = "quantize-int8"
+    portable = "yes"
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import onnx_ir as ir
 from onnxopt import passes
 from onnxopt.core import Pass
 from onnxopt.errors import UsageError
-from onnxopt.passes.quantize.quantize_static import MINIMUM_OPSET
+from onnxopt.passes.quantize.quantize_int8 import MINIMUM_OPSET
 from onnxopt.pipeline import Goal
 from onnxopt.target import Target
 
@@ -45,16 +45,11 @@ EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "remove-dead-code")
 CLOSE = ("share-initializers", "strip-metadata")
 """Sharing comes last: it ties weights that a pass before it may have to tell apart."""
 
-INT8 = ("quantize-static", "quantize-static:ops=Conv+Gemm+MatMul", "quantize-dynamic")
-"""Static int8 of whole chains; where that is refused, of the heavy operators alone; then dynamic int8."""
+INT8 = ("quantize-int8", "quantize-dynamic")
+"""Static int8 of whole chains; where that is refused, dynamic int8 of the matrix products."""
 
-INT8_SATURATING = (
-    "quantize-static:reduce-range=true",
-    "quantize-static",
-    "quantize-static:ops=Conv+Gemm+MatMul,reduce-range=true",
-    "quantize-dynamic:reduce-range=true",
-)
-"""Where products saturate: 7-bit weights first; 8-bit ones may still pass where the weights are small."""
+INT8_SATURATING = ("quantize-int8", "quantize-dynamic:reduce-range=true")
+"""Where products saturate; quantize-int8 bounds them by itself."""
 
 
 def default(model: ir.Model, goal: Goal, target: Target, *, has_data: bool) -> tuple[Pass, ...]:

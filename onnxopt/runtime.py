@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxopt import files
@@ -39,13 +40,22 @@ class Session:
         optimize: ONNX Runtime's own graph optimizations; off when two graphs are compared,
             so that what is compared is what the files say.
         spinning: whether idle threads spin; off for timing with more than one thread.
+        save_as: where to write the graph as ONNX Runtime optimized it.
 
     Raises:
         ModelError: if ONNX Runtime does not load the model.
         RuntimeMissing: if ONNX Runtime or the provider is not installed.
     """
 
-    def __init__(self, model: ir.Model | Path, target: Target, *, optimize: bool = True, spinning: bool = True) -> None:
+    def __init__(
+        self,
+        model: ir.Model | Path,
+        target: Target,
+        *,
+        optimize: bool = True,
+        spinning: bool = True,
+        save_as: Path | None = None,
+    ) -> None:
         """Load the model."""
         ort = onnxruntime()
         provider = _provider(target)
@@ -57,6 +67,8 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if not spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if save_as is not None:
+            options.optimized_model_filepath = str(save_as)
         try:
             with _loadable(model) as source:
                 self._session = ort.InferenceSession(source, options, providers=provider)
@@ -95,6 +107,22 @@ class Session:
             outputs = self.run({**batch.feeds, **fed})
             fed = {name: outputs[source] for name, source in (state or {}).items()}
             yield batch, outputs
+
+
+def kernels(model: ir.Model, target: Target) -> dict[str, str]:
+    """Node name to operator in the graph that ONNX Runtime really builds, with its own optimizations.
+
+    A name that is missing is that of a node that was fused into another, or removed.
+
+    Raises:
+        ModelError: if ONNX Runtime does not load the model.
+        RuntimeMissing: if ONNX Runtime or the provider is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        built = Path(folder) / "built.onnx"
+        Session(model, target, save_as=built)
+        proto = onnx.load(built, load_external_data=False)
+    return {re.sub(r"_token_\d+$", "", node.name): node.op_type for node in proto.graph.node}
 
 
 def onnxruntime() -> Any:

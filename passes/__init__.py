@@ -8,8 +8,11 @@ from onnxopt.passes.fuse.fold_affine import FoldAffine
 from onnxopt.passes.fuse.fold_batch_norm import FoldBatchNorm
 from onnxopt.passes.fuse.fuse_pad import FusePad
 from onnxopt.passes.fuse.mean_to_pool import MeanToGlobalPool
+from onnxopt.passes.fuse.merge_projections import MergeProjections
+from onnxopt.passes.fuse.residual_sum import ResidualSum
+from onnxopt.passes.fuse.space_to_depth_stem import SpaceToDepthStem
 from onnxopt.passes.quantize.quantize_dynamic import QuantizeDynamic
-from onnxopt.passes.quantize.quantize_static import QuantizeStatic
+from onnxopt.passes.quantize.quantize_int8 import QuantizeInt8
 from onnxopt.passes.share.share_initializers import ShareInitializers
 from onnxopt.passes.simplify.fold_constants import FoldConstants
 from onnxopt.passes.simplify.freeze_weights import FreezeWeights
@@ -39,10 +42,13 @@ PASSES: tuple[type[Pass], ...] = (
     FoldBatchNorm,
     FoldAffine,
     MeanToGlobalPool,
+    ResidualSum,
+    MergeProjections,
+    SpaceToDepthStem,
     # share
     ShareInitializers,
     # quantize
-    QuantizeStatic,
+    QuantizeInt8,
     QuantizeDynamic,
 )
 

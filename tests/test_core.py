@@ -89,7 +89,7 @@ def test_a_pass_prints_as_it_is_typed() -> None:
     assert str(changed) == "example:on=false,ratio=0.25,ops=Gemm+Conv"
 
 
-@pytest.mark.parametrize("words", ["fuse-pad", "quantize-static:ops=Conv+Gemm,per-channel=false,reduce-range=true"])
+@pytest.mark.parametrize("words", ["fuse-pad", "quantize-int8:ops=Conv+Gemm,whole-chains=false,portable=yes"])
 def test_what_a_pass_prints_is_read_back(words: str) -> None:
     rewrite = passes.parse(words)
     assert str(rewrite) == words
@@ -98,7 +98,7 @@ def test_what_a_pass_prints_is_read_back(words: str) -> None:
 
 
 def test_underscores_are_dashes() -> None:
-    assert passes.parse("quantize-static:per_channel=no") == passes.parse("quantize-static:per-channel=no")
+    assert passes.parse("quantize-int8:whole_chains=no") == passes.parse("quantize-int8:whole-chains=no")
 
 
 def test_suggestions() -> None:

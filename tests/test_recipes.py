@@ -27,7 +27,7 @@ def test_without_data_nothing_is_lossy() -> None:
 
 def test_with_data_int8_is_tried_and_sharing_comes_last() -> None:
     found = words()
-    assert any(word.startswith("quantize-static") for word in found)
+    assert "quantize-int8" in found
     assert found[-2:] == ["share-initializers", "strip-metadata"]
 
 
@@ -42,24 +42,24 @@ def test_an_old_opset_is_raised_for_int8_only() -> None:
 
 
 @pytest.mark.parametrize("saturates", [True, False])
-def test_seven_bits_come_first_where_products_saturate(saturates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dynamic_int8_has_seven_bits_where_products_saturate(saturates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Target, "int8_saturates", saturates)
-    first = next(word for word in words() if word.startswith("quantize-static"))
-    assert first == ("quantize-static:reduce-range=true" if saturates else "quantize-static")
+    dynamic = next(word for word in words() if word.startswith("quantize-dynamic"))
+    assert dynamic == ("quantize-dynamic:reduce-range=true" if saturates else "quantize-dynamic")
 
 
 def test_a_recipe_file_is_read_back(tmp_path: Path) -> None:
-    recipe = tuple(map(passes.parse, ["fuse-pad", "quantize-static:ops=Conv+Gemm,per-channel=false"]))
+    recipe = tuple(map(passes.parse, ["fuse-pad", "quantize-int8:ops=Conv+Gemm,whole-chains=false"]))
     path = tmp_path / "r.toml"
     path.write_text(recipes.dump(recipe))
     assert recipes.load(path) == recipe
-    assert "reduce_range" not in path.read_text()
+    assert "portable" not in path.read_text()
 
 
 def test_options_of_a_recipe_file_may_have_dashes(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text('version = 1\n[[pass]]\nname = "quantize-static"\nper-channel = false\nops = "Conv+Gemm"')
-    assert recipes.load(path) == (passes.parse("quantize-static:per-channel=false,ops=Conv+Gemm"),)
+    path.write_text('version = 1\n[[pass]]\nname = "quantize-int8"\nwhole-chains = false\nops = "Conv+Gemm"')
+    assert recipes.load(path) == (passes.parse("quantize-int8:whole-chains=false,ops=Conv+Gemm"),)
 
 
 PASS = "version = 1\n[[pass]]\n"
@@ -73,8 +73,8 @@ BROKEN = {
     "a list of words": ('version = 1\npass = ["fuse-pad"]', "each [[pass]] needs a name"),
     "a pass without a name": (f"{PASS}per_channel = true", "each [[pass]] needs a name"),
     "an unknown pass": (f'{PASS}name = "fuse-pat"', "there is no pass 'fuse-pat'; did you mean 'fuse-pad'?"),
-    "an unknown option": (f'{PASS}name = "quantize-static"\nper_chanel = true', "did you mean 'per-channel'?"),
-    "a wrong value": (f'{PASS}name = "quantize-static"\nper_channel = 7', "7 is not true or false"),
+    "an unknown option": (f'{PASS}name = "quantize-int8"\nwhole_chain = true', "did you mean 'whole-chains'?"),
+    "a wrong value": (f'{PASS}name = "quantize-int8"\nwhole_chains = 7', "7 is not true or false"),
 }
 
 

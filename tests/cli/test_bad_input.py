@@ -237,14 +237,14 @@ BAD: dict[str, tuple[Make, int, tuple[str, ...]]] = {
         words("m.onnx --pass fold-batchnorm"), 2, ("no pass 'fold-batchnorm'", "did you mean 'fold-batch-norm'?")
     ),
     "an option that does not exist": (
-        words("m.onnx --pass quantize-static:perchannel=true"), 2, ("no option 'perchannel'", "mean 'per-channel'?")
+        words("m.onnx --pass quantize-int8:wholechains=true"), 2, ("no option 'wholechains'", "mean 'whole-chains'?")
     ),
-    "an option without a value": (words("m.onnx --pass quantize-static:ops"), 2, ("write ops=value",)),
+    "an option without a value": (words("m.onnx --pass quantize-int8:ops"), 2, ("write ops=value",)),
     "an option with a wrong value": (
-        words("m.onnx --pass quantize-static:per-channel=perhaps"), 2, ("'perhaps' is not true or false",)
+        words("m.onnx --pass quantize-int8:whole-chains=perhaps"), 2, ("'perhaps' is not true or false",)
     ),
     "an option with a value not allowed": (
-        words("m.onnx --pass quantize-static:ops=Convv"), 2, ("'Convv' is not one of", "Conv")
+        words("m.onnx --pass quantize-int8:ops=Convv"), 2, ("'Convv' is not one of", "Conv")
     ),
     "passes and a recipe": (words("m.onnx --pass fuse-pad --recipe r.toml"), 2, ("give one of them",)),
     "the recipe is missing": (words("m.onnx --recipe no.toml"), 2, ("no.toml cannot be read",)),

@@ -36,10 +36,10 @@ def test_the_example_can_be_typed(found: type) -> None:
 
 
 def test_show_as_json() -> None:
-    found = json.loads(run("show", "quantize-static", "--json").stdout)
+    found = json.loads(run("show", "quantize-int8", "--json").stdout)
     options = {option["name"]: option for option in found["options"]}
-    assert options["per-channel"]["default"] is True
-    assert options["per-channel"]["type"] == "bool"
+    assert options["whole-chains"]["default"] is True
+    assert options["whole-chains"]["type"] == "bool"
     assert "Conv" in options["ops"]["choices"]
 
 

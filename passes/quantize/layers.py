@@ -1,0 +1,104 @@
+"""The layers with weights that can compute in int8: Conv, Gemm and MatMul, each as rows of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.graph import array, given, rank, tensor
+
+Twins = Mapping[ir.Value, ir.Value]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with constant weights.
+
+    Attributes:
+        node: Conv, Gemm or MatMul.
+        weight: as in the model.
+        axis: of the weight, the output channels.
+        bias: ``[channels]``; None without one.
+        pairs: whether a kernel without VNNI may add neighbouring products in 16 bits.
+    """
+
+    node: ir.Node
+    weight: ir.Value
+    axis: int
+    bias: ir.Value | None
+    pairs: bool
+
+    def rows(self) -> np.ndarray:
+        """``[channels, products]``, each row in the order in which ONNX Runtime's kernels sum it.
+
+        Of a convolution that is (kernel positions, input channels), as for channels-last images.
+        """
+        numbers = np.moveaxis(self._numbers(), self.axis, 0)
+        if self.node.op_type == "Conv":
+            numbers = np.moveaxis(numbers, 1, -1)
+        return numbers.reshape(len(numbers), -1)
+
+    def shaped(self, rows: np.ndarray) -> np.ndarray:
+        """Rows back in the shape of the weight."""
+        shape = self._numbers().shape
+        if self.node.op_type != "Conv":
+            return np.moveaxis(rows, 0, self.axis)
+        return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+    def bias_numbers(self) -> np.ndarray | None:
+        """``[channels]``."""
+        found = array(self.bias)
+        return None if found is None else found.reshape(-1)
+
+    def _numbers(self) -> np.ndarray:
+        found = array(self.weight)
+        assert found is not None
+        return found
+
+
+def layer(node: ir.Node, twins: Twins) -> Layer | str:
+    """The node as a layer, or why it is none.
+
+    Args:
+        node: Conv, Gemm or MatMul.
+        twins: of its values, with inferred types and shapes (``graph.inferred``).
+    """
+    weight, bias = given(node, 1), given(node, 2)
+    if weight is None or tensor(weight) is None:
+        return "its weight is not constant"
+    if twins[weight].dtype is not ir.DataType.FLOAT:
+        return f"its weight is {twins[weight].dtype}, not float32"
+    if bias is not None and tensor(bias) is None:
+        return "its bias is not constant"
+    if 0 in (weight.shape or ()):
+        return "its weight is empty"
+    match node.op_type:
+        case "Conv":
+            return _conv(node, weight, bias)
+        case "Gemm":
+            return _gemm(node, weight, bias)
+    if rank(weight) != 2:
+        return "its weight is no matrix"
+    return Layer(node, weight, 1, None, pairs=True)
+
+
+def _conv(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> Layer | str:
+    channels, inputs, *_ = weight.shape.numpy() if weight.shape is not None else (0, 0)
+    group = node.attributes.get_int("group", 1)
+    depthwise = group == channels > 1 and inputs == 1  # its kernel sums in 32 bits: measured, no pair saturates
+    return Layer(node, weight, 0, bias, pairs=not depthwise)
+
+
+def _gemm(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> Layer | str:
+    scaled = any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
+    if scaled or node.attributes.get_int("transA", 0) == 1:
+        return "it scales or transposes"
+    axis = 0 if node.attributes.get_int("transB", 0) == 1 else 1
+    channels = weight.shape.numpy()[axis] if weight.shape is not None else 0
+    numbers = array(bias)
+    if numbers is not None and (numbers.size != channels or numbers.shape[-1] != channels):
+        return "its bias is not one number for each output"
+    return Layer(node, weight, axis, bias, pairs=True)
