@@ -45,11 +45,11 @@ EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "remove-dead-code")
 CLOSE = ("share-initializers", "strip-metadata")
 """Sharing comes last: it ties weights that a pass before it may have to tell apart."""
 
-INT8 = ("quantize-int8", "quantize-dynamic")
-"""Static int8 of whole chains; where that is refused, dynamic int8 of the matrix products."""
+INT8 = ("quantize-int8", "quantize-int8:min-sqnr=20", "quantize-int8:min-sqnr=30")
+"""Whole chains; where the gate refuses, with the layers that add most noise in float. The first that is kept ends it."""
 
-INT8_SATURATING = ("quantize-int8", "quantize-dynamic:reduce-range=true")
-"""Where products saturate; quantize-int8 bounds them by itself."""
+DYNAMIC, DYNAMIC_SATURATING = "quantize-dynamic", "quantize-dynamic:reduce-range=true"
+"""Last, matrix products in int8 with ranges found at every run; where products saturate, with 7-bit weights."""
 
 
 def default(model: ir.Model, goal: Goal, target: Target, *, has_data: bool) -> tuple[Pass, ...]:
@@ -62,7 +62,7 @@ def default(model: ir.Model, goal: Goal, target: Target, *, has_data: bool) -> t
     if has_data and target.provider == "cpu":
         if model.opset_imports.get("", 0) < MINIMUM_OPSET:
             words.append("upgrade-opset")
-        words += INT8_SATURATING if target.int8_saturates else INT8
+        words += [*INT8, DYNAMIC_SATURATING if target.int8_saturates else DYNAMIC]
     return tuple(passes.parse(word) for word in [*words, *CLOSE])
 
 

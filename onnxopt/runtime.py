@@ -93,7 +93,11 @@ class Session:
             raise ModelError(f"ONNX Runtime cannot run the model on these inputs: {_short(error)}") from error
 
     def stream(
-        self, batches: Iterable[Batch], state: Mapping[str, str] | None = None, start: Outputs | None = None
+        self,
+        batches: Iterable[Batch],
+        state: Mapping[str, str] | None = None,
+        start: Outputs | None = None,
+        fixed: Outputs | None = None,
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Run batch after batch; each ``state`` input takes what its output gave for the batch before.
 
@@ -101,10 +105,11 @@ class Session:
             batches: inputs without the state inputs.
             state: input name to output name.
             start: the first value of each state input (see ``zero_state``).
+            fixed: inputs that are the same for every batch.
         """
         fed = dict(start or {})
         for batch in batches:
-            outputs = self.run({**batch.feeds, **fed})
+            outputs = self.run({**batch.feeds, **fed, **(fixed or {})})
             fed = {name: outputs[source] for name, source in (state or {}).items()}
             yield batch, outputs
 

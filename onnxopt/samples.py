@@ -37,9 +37,14 @@ class Samples:
         """Number of samples."""
         return len(self.data)
 
-    def run(self, session: Session) -> Iterator[tuple[Batch, Outputs]]:
-        """Each batch with its outputs; one sample at a time where a state is fed back."""
-        return session.stream(self.data.batches(self._batch()), self.state, self.start)
+    def run(self, session: Session, fixed: Outputs | None = None) -> Iterator[tuple[Batch, Outputs]]:
+        """Each batch with its outputs; one sample at a time where a state is fed back.
+
+        Args:
+            session: the model.
+            fixed: inputs beside the data, the same for every batch.
+        """
+        return session.stream(self.data.batches(self._batch()), self.state, self.start, fixed)
 
     def _batch(self) -> int:
         """How many samples to run at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,9 +13,11 @@ from onnx_ir.passes.common import NameFixPass
 from onnxopt.calibrate import calibrate
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import constant, drop_unread, inferred, label, opset, tensor, walk
+from onnxopt.macs import KnownShapes, count
 from onnxopt.passes.quantize.chains import WEIGHTED, Chains, data_inputs, find, united
 from onnxopt.passes.quantize.grid import Grid, activation_grid, quantized_bias, quantized_rows, weight_scales
-from onnxopt.passes.quantize.layers import Layer
+from onnxopt.passes.quantize.layers import Layer, Twins
+from onnxopt.passes.quantize.sensitivity import decibel, noises
 from onnxopt.runtime import kernels
 
 MINIMUM_OPSET = 13
@@ -36,6 +39,9 @@ class QuantizeInt8(Pass):
     products in 16 bits (``portable``), the scale of a channel is just as large as its largest pair asks for, and the
     result is exact there, too.
 
+    With ``min-sqnr``, layers are quantized one at a time first, and those whose noise is largest for their work stay
+    in float until the sum of the others' is small enough.
+
     Left alone: operators without an integer kernel (Softmax, LayerNormalization, Gelu and others), operators that
     would need conversions of their own, layers named in ``leave``, layers without constant float32 weights, nodes in
     subgraphs; models below opset 13; models that are quantized already.
@@ -52,6 +58,9 @@ class QuantizeInt8(Pass):
     ops: tuple[str, ...] = option(WEIGHTED, "layers to quantize", choices=WEIGHTED)
     whole_chains: bool = option(True, "also what lies between layers: Add, Mul, Concat, pooling, activations")
     leave: tuple[str, ...] = option((), "nodes that stay in float, by the name of their output")
+    min_sqnr: float = option(
+        0.0, "signal to quantization noise of the outputs in dB that is kept by leaving layers in float; 0: any", low=0
+    )
     portable: str = option(
         "auto",
         "bound pair sums for processors without VNNI: auto asks this one",
@@ -63,18 +72,49 @@ class QuantizeInt8(Pass):
         reason = _hindrance(model)
         if reason or context.calibration is None:
             return [Refusal("", reason or "needs calibration data (--data)")]
-        chains = find(model.graph, inferred(model), self.ops, leave=self.leave, whole=self.whole_chains)
+        twins = inferred(model)
+        chains = self._chains(model, twins, {})
         if not chains.layers:
             return [*chains.refusals, Refusal("", "no layer of the main graph can compute in int8")]
         names = [value.name or "" for value in chains.values]
         bounds = calibrate(model, context.calibration, names, context.target).bounds
+        grids = _grids(chains, bounds)
         pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
-        grids = {value: activation_grid(*bound) for value, bound in united(chains, bounds).items()}
+        if self.min_sqnr > 0:
+            loud = self._loud(model, chains, noises(model, chains, grids, context, pairs=pairs))
+            chains = self._chains(model, twins, loud)
+            grids = _grids(chains, bounds)
+        if not chains.layers:
+            return [*chains.refusals, Refusal("", f"no layer can compute in int8 at {self.min_sqnr:g} dB")]
         labels = {node: label(node) for node in chains.layers}
         _Writer(model.graph, chains, grids, pairs=pairs).write()
         NameFixPass()(model)
         built = kernels(model, context.target)
         return [_outcome(node, name, built.get(node.name or "")) for node, name in labels.items()] + chains.refusals
+
+    def _chains(self, model: ir.Model, twins: Twins, loud: Mapping[str, str]) -> Chains:
+        """The chains without the nodes to be left, those of ``loud`` with their reasons."""
+        leave = {*self.leave, *loud}
+        chains = find(model.graph, twins, self.ops, leave=leave, whole=self.whole_chains)
+        chains.refusals += [Refusal(name, why) for name, why in loud.items()]
+        return chains
+
+    def _loud(self, model: ir.Model, chains: Chains, noise: Mapping[ir.Node, float]) -> dict[str, str]:
+        """The layers to leave in float, and why: those with the most noise for their work go first."""
+        shape = KnownShapes(model, {})
+        work = {node: max(count(node, shape) or 0, 1) for node in chains.layers}
+        left, allowed = sum(noise.values()), 10 ** (-self.min_sqnr / 10)
+        loud = {}
+        for node in sorted(chains.layers, key=lambda node: noise[node] / work[node], reverse=True):
+            if left <= allowed:
+                break
+            left -= noise[node]
+            loud[label(node)] = f"stays in float: alone in int8 it leaves {decibel(noise[node]):.1f} dB"
+        return loud
+
+
+def _grids(chains: Chains, bounds: Mapping[str, tuple[float, float]]) -> dict[ir.Value, Grid]:
+    return {value: activation_grid(*bound) for value, bound in united(chains, bounds).items()}
 
 
 def _hindrance(model: ir.Model) -> str | None:
