@@ -46,7 +46,7 @@ CLOSE = ("share-initializers", "strip-metadata")
 """Sharing comes last: it ties weights that a pass before it may have to tell apart."""
 
 INT8 = ("quantize-int8", "quantize-int8:min-sqnr=20", "quantize-int8:min-sqnr=30")
-"""Whole chains; where the gate refuses, with the layers that add most noise in float. The first that is kept ends it."""
+"""Whole chains; where the gate refuses, with the noisiest layers in float. The first that is kept ends it."""
 
 DYNAMIC, DYNAMIC_SATURATING = "quantize-dynamic", "quantize-dynamic:reduce-range=true"
 """Last, matrix products in int8 with ranges found at every run; where products saturate, with 7-bit weights."""

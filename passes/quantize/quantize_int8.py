@@ -14,6 +14,7 @@ from onnxopt.calibrate import calibrate
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import constant, drop_unread, inferred, label, opset, tensor, walk
 from onnxopt.macs import KnownShapes, count
+from onnxopt.passes.quantize.bias import shifts
 from onnxopt.passes.quantize.chains import WEIGHTED, Chains, data_inputs, find, united
 from onnxopt.passes.quantize.grid import Grid, activation_grid, quantized_bias, quantized_rows, weight_scales
 from onnxopt.passes.quantize.layers import Layer, Twins
@@ -61,6 +62,7 @@ class QuantizeInt8(Pass):
     min_sqnr: float = option(
         0.0, "signal to quantization noise of the outputs in dB that is kept by leaving layers in float; 0: any", low=0
     )
+    correct_bias: bool = option(True, "take off each bias what quantization shifts its channel by on average")
     portable: str = option(
         "auto",
         "bound pair sums for processors without VNNI: auto asks this one",
@@ -86,8 +88,9 @@ class QuantizeInt8(Pass):
             grids = _grids(chains, bounds)
         if not chains.layers:
             return [*chains.refusals, Refusal("", f"no layer can compute in int8 at {self.min_sqnr:g} dB")]
+        moved = shifts(model, chains, grids, context, pairs=pairs) if self.correct_bias else {}
         labels = {node: label(node) for node in chains.layers}
-        _Writer(model.graph, chains, grids, pairs=pairs).write()
+        _Writer(model.graph, chains, grids, moved, pairs).write()
         NameFixPass()(model)
         built = kernels(model, context.target)
         return [_outcome(node, name, built.get(node.name or "")) for node, name in labels.items()] + chains.refusals
@@ -141,12 +144,14 @@ class _Writer:
         graph: changed in place.
         chains: what is quantized.
         grids: of every value in them.
+        moved: how far the channels of a layer are off on average, which its bias makes good.
         pairs: whether pair sums are bounded.
     """
 
     graph: ir.Graph
     chains: Chains
     grids: dict[ir.Value, Grid]
+    moved: Mapping[ir.Node, np.ndarray]
     pairs: bool
     weights: dict[tuple[ir.Value, int, bytes], ir.Value] = field(default_factory=dict)
 
@@ -172,9 +177,12 @@ class _Writer:
             integers = layer.shaped(quantized_rows(rows, scales, pairs=pairs))
             self.weights[key] = self._dequantized(layer.weight, integers, scales, layer.axis)
         node.replace_input_with(1, self.weights[key])
-        if bias is not None and layer.bias is not None:
+        if node in self.moved:
+            bias = (0 if bias is None else bias) - self.moved[node]
+        if bias is not None:
             integers = quantized_bias(bias, scales, scale)
-            node.replace_input_with(2, self._dequantized(layer.bias, integers, scales * np.float32(scale), 0))
+            like = layer.bias or ir.Value(name=f"{label(node)}/bias", type=layer.weight.type)
+            _set_bias(node, self._dequantized(like, integers, scales * np.float32(scale), 0))
         drop_unread([value for value in (layer.weight, layer.bias) if value is not None])
 
     def _dequantized(self, like: ir.Value, integers: np.ndarray, scales: np.ndarray, axis: int) -> ir.Value:
@@ -222,6 +230,12 @@ class _Writer:
         out.name, out.type, out.shape = name, kind, shape
         self.graph.append(node)
         return out
+
+
+def _set_bias(node: ir.Node, bias: ir.Value) -> None:
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, bias)
 
 
 def _keep_bias_apart(node: ir.Node) -> None:
