@@ -20,6 +20,8 @@ WEIGHT_MAX = 127
 """int8 is used symmetrically: -127 to 127."""
 PAIR_MAX = 128
 """Largest |a + b| of neighbouring int8 weights whose products with 255 fit in 16 bits: 255 * 128 = 32640."""
+AMX_PRODUCTS = 512
+"""Products for each output from which a convolution is faster as a matrix product on AMX tiles."""
 INT32_MAX = 2**31 - 2**24
 """Bound of a bias, with room for the sum it is added to."""
 

@@ -23,6 +23,7 @@ class Layer:
         axis: of the weight, the output channels.
         bias: ``[channels]``; None without one.
         pairs: whether a kernel without VNNI may add neighbouring products in 16 bits.
+        depthwise: whether it is a convolution of each channel by itself.
     """
 
     node: ir.Node
@@ -30,6 +31,7 @@ class Layer:
     axis: int
     bias: ir.Value | None
     pairs: bool
+    depthwise: bool = False
 
     def rows(self) -> np.ndarray:
         """``[channels, products]``, each row in the order in which ONNX Runtime's kernels sum it.
@@ -89,7 +91,7 @@ def _conv(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> Layer | str
     channels, inputs, *_ = weight.shape.numpy() if weight.shape is not None else (0, 0)
     group = node.attributes.get_int("group", 1)
     depthwise = group == channels > 1 and inputs == 1  # its kernel sums in 32 bits: measured, no pair saturates
-    return Layer(node, weight, 0, bias, pairs=not depthwise)
+    return Layer(node, weight, 0, bias, pairs=not depthwise, depthwise=depthwise)
 
 
 def _gemm(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> Layer | str:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from onnxopt.calibrate import calibrate
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
-from onnxopt.graph import constant, drop_unread, inferred, label, opset, tensor, walk
+from onnxopt.graph import inferred, label, opset, walk
 from onnxopt.macs import KnownShapes, count
 from onnxopt.passes.quantize.bias import shifts
-from onnxopt.passes.quantize.chains import WEIGHTED, Chains, data_inputs, find, united
-from onnxopt.passes.quantize.grid import Grid, activation_grid, quantized_bias, quantized_rows, weight_scales
-from onnxopt.passes.quantize.layers import Layer, Twins
+from onnxopt.passes.quantize.chains import WEIGHTED, Chains, find, united
+from onnxopt.passes.quantize.grid import Grid, activation_grid
+from onnxopt.passes.quantize.layers import Twins
 from onnxopt.passes.quantize.sensitivity import decibel, noises
+from onnxopt.passes.quantize.writer import Writer
 from onnxopt.runtime import kernels
 
 MINIMUM_OPSET = 13
@@ -90,7 +90,7 @@ class QuantizeInt8(Pass):
             return [*chains.refusals, Refusal("", f"no layer can compute in int8 at {self.min_sqnr:g} dB")]
         moved = shifts(model, chains, grids, context, pairs=pairs) if self.correct_bias else {}
         labels = {node: label(node) for node in chains.layers}
-        _Writer(model.graph, chains, grids, moved, pairs).write()
+        Writer(model.graph, chains, grids, moved, pairs, context.target.has_amx).write()
         NameFixPass()(model)
         built = kernels(model, context.target)
         return [_outcome(node, name, built.get(node.name or "")) for node, name in labels.items()] + chains.refusals
@@ -134,116 +134,3 @@ def _outcome(node: ir.Node, name: str, kernel: str | None) -> Change | Refusal:
     if kernel in (None, node.op_type):
         return Refusal(name, f"ONNX Runtime does not fuse it: {node.op_type} would run in float between conversions")
     return Change(name, f"{node.op_type} in int8 ({kernel})")
-
-
-@dataclass
-class _Writer:
-    """Writes the pairs into a graph.
-
-    Attributes:
-        graph: changed in place.
-        chains: what is quantized.
-        grids: of every value in them.
-        moved: how far the channels of a layer are off on average, which its bias makes good.
-        pairs: whether pair sums are bounded.
-    """
-
-    graph: ir.Graph
-    chains: Chains
-    grids: dict[ir.Value, Grid]
-    moved: Mapping[ir.Node, np.ndarray]
-    pairs: bool
-    weights: dict[tuple[ir.Value, int, bytes], ir.Value] = field(default_factory=dict)
-
-    def write(self) -> None:
-        """Weights first: they need the grids of the inputs, whose values are replaced then."""
-        for node, layer in self.chains.layers.items():
-            self._quantize_weights(node, layer)
-        integer = {*self.chains.layers, *self.chains.members}
-        for value in self.chains.values:
-            self._convert(value, integer)
-        for node in self.chains.layers:
-            _keep_bias_apart(node)
-        self.graph.sort()
-
-    def _quantize_weights(self, node: ir.Node, layer: Layer) -> None:
-        source = node.inputs[0]
-        assert source is not None
-        rows, bias, scale = layer.rows(), layer.bias_numbers(), float(self.grids[source].scale)
-        pairs = self.pairs and layer.pairs
-        scales = weight_scales(rows, bias, scale, pairs=pairs)
-        key = (layer.weight, layer.axis, scales.tobytes())  # tied weights stay one
-        if key not in self.weights:
-            integers = layer.shaped(quantized_rows(rows, scales, pairs=pairs))
-            self.weights[key] = self._dequantized(layer.weight, integers, scales, layer.axis)
-        node.replace_input_with(1, self.weights[key])
-        if node in self.moved:
-            bias = (0 if bias is None else bias) - self.moved[node]
-        if bias is not None:
-            integers = quantized_bias(bias, scales, scale)
-            like = layer.bias or ir.Value(name=f"{label(node)}/bias", type=layer.weight.type)
-            _set_bias(node, self._dequantized(like, integers, scales * np.float32(scale), 0))
-        drop_unread([value for value in (layer.weight, layer.bias) if value is not None])
-
-    def _dequantized(self, like: ir.Value, integers: np.ndarray, scales: np.ndarray, axis: int) -> ir.Value:
-        name = like.name or "weight"
-        inputs = [
-            constant(self.graph, f"{name}/{'int8' if integers.dtype == np.int8 else 'int32'}", integers),
-            constant(self.graph, f"{name}/scale", scales),
-            constant(self.graph, f"{name}/zero", np.zeros(scales.shape, integers.dtype)),
-        ]
-        shape = ir.Shape(integers.shape)
-        return self._add("DequantizeLinear", inputs, f"{name}/dq", like.type, shape, axis=axis)
-
-    def _convert(self, value: ir.Value, integer: set[ir.Node]) -> None:
-        """Put Q and DQ behind the value; of a born one all readers read that, of another those in int8."""
-        name, grid, born = value.name or "", self.grids[value], value in self.chains.born
-        readers = [use for use in value.uses() if born or (use.node in integer and use.idx in data_inputs(use.node))]
-        is_output = born and value.is_graph_output()
-        if is_output:
-            value.name = f"{name}/float"
-        scale = constant(self.graph, f"{name}/scale", np.asarray(grid.scale))
-        zero = constant(self.graph, f"{name}/zero", np.asarray(grid.zero_point))
-        integers = self._add(
-            "QuantizeLinear", [value, scale, zero], f"{name}/q", ir.TensorType(ir.DataType.UINT8), value.shape
-        )
-        real = self._add("DequantizeLinear", [integers, scale, zero], f"{name}/dq", value.type, value.shape)
-        for node, index in readers:
-            node.replace_input_with(index, real)
-        if is_output:
-            real.name = name
-            for place, output in enumerate(self.graph.outputs):
-                if output is value:
-                    self.graph.outputs[place] = real
-
-    def _add(
-        self,
-        op_type: str,
-        inputs: list[ir.Value],
-        name: str,
-        kind: ir.TypeProtocol | None,
-        shape: ir.Shape | None,
-        **attributes: int,
-    ) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes)
-        out = node.outputs[0]
-        out.name, out.type, out.shape = name, kind, shape
-        self.graph.append(node)
-        return out
-
-
-def _set_bias(node: ir.Node, bias: ir.Value) -> None:
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    node.replace_input_with(2, bias)
-
-
-def _keep_bias_apart(node: ir.Node) -> None:
-    """Write the bias Add after a MatMul as Sum: ONNX Runtime would fuse MatMul and Add into a Gemm, in float."""
-    if node.op_type != "MatMul":
-        return
-    for use in list(node.outputs[0].uses()):
-        reader = use.node
-        others = [value for value in reader.inputs if value is not node.outputs[0]]
-        if reader.op_type == "Add" and len(others) == 1 and tensor(others[0]) is not None:
-            reader.op_type = "Sum"

@@ -259,3 +259,31 @@ def test_leaves(text: str, opset: int, reason: str) -> None:
 def test_without_data_nothing_is_done(conv_net: ir.Model) -> None:
     (refusal,) = QuantizeInt8().run(conv_net, Context(CPU))
     assert "needs calibration data" in refusal.why
+
+
+PROCESSORS = {
+    "AMX": (frozenset({"avx512_vnni", "amx_int8"}), {"deep": 1, "wide": 0, "depthwise": 0, "thin": 0}, False),
+    "VNNI": (frozenset({"avx512_vnni"}), dict.fromkeys(("deep", "wide", "depthwise", "thin"), 0), False),
+    "neither": (frozenset({"avx2"}), dict.fromkeys(("deep", "wide", "depthwise", "thin"), 0), True),
+}
+
+
+@pytest.mark.parametrize(("features", "zeros", "bounded"), PROCESSORS.values(), ids=PROCESSORS.keys())
+def test_each_processor_gets_its_form(features: frozenset[str], zeros: dict[str, int], bounded: bool) -> None:
+    model = parse(
+        """g (float[n,64,6,6] x) => (float[n,64,6,6] y)
+        <float[64,64,3,3] deep, float[128,64,1,1] wide, float[128,1,3,3] depthwise, float[64,128,1,1] thin>
+        { h = Conv<pads=[1,1,1,1]>(x, deep)  i = Conv(h, wide)
+          j = Conv<group=128, pads=[1,1,1,1]>(i, depthwise)  y = Conv(j, thin) }"""
+    )
+    samples = random_samples(model, CPU, {}, count=4)
+    copy = model.clone()
+    QuantizeInt8().run(copy, Context(Target(features=features), samples))
+    held = {name: value.const_value.numpy() for name, value in copy.graph.initializers.items()}
+    assert {name: int(held[f"{name}/zero"].max()) for name in zeros} == zeros
+    pairs = held["thin/int8"].reshape(64, 64, 2).astype(int)
+    largest = max(np.maximum(sign * pairs, 0).sum(axis=2).max() for sign in (1, -1))
+    assert (largest <= 128) == bounded
+    wanted, got = ([o["y"] for _, o in samples.run(Session(m, CPU, optimize=False))] for m in (model, copy))
+    one, other = np.concatenate(wanted), np.concatenate(got)
+    assert np.sqrt(np.mean((one - other) ** 2)) / one.std() < 0.05
