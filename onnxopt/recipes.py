@@ -39,7 +39,7 @@ TIDY = (
     "merge-duplicates",
 )
 FUSE = ("fold-batch-norm", "fold-affine", "fuse-pad", "mean-to-global-pool")
-EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "remove-dead-code")
+EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "residual-sum", "remove-dead-code")
 """Simplification may uncover what our own passes then fuse, so they run once more."""
 
 CLOSE = ("share-initializers", "strip-metadata")

@@ -13,6 +13,7 @@ from onnxopt import benchmark, files
 from onnxopt.testing import parse
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's: the tests share the cores already
+os.environ.setdefault("ONNXOPT_NO_CACHE", "1")  # nothing that a test learns is kept for the next
 CONV_NET = """g (float[n,3,8,8] x) => (float[n,4] y)
 <float[16,3,3,3] w1, float[16] s, float[16] b, float[16] m, float[16] v,
  float[16,16,3,3] w2, float[16] c, float[16,4] w3, float[4] d>

@@ -334,14 +334,6 @@ def test_safe_casts(array, dtype, tmp_path) -> None:
     np.testing.assert_array_equal(result.astype(str).astype(float), X)
 
 
-def test_digest_is_of_the_content_and_the_view(tmp_path) -> None:
-    data = open_dataset(npz(tmp_path), [spec()])
-    (tmp_path / "again").mkdir()
-    assert open_dataset(npz_compressed(tmp_path / "again"), [spec()]).digest() == data.digest()
-    other = open_dataset(saved(tmp_path / "again", x=X + 1, labels=Y), [spec()])
-    assert len({data.digest(), other.digest(), data.take(9).digest()}) == 3
-
-
 # --- bad data ---
 
 ARRAYS = {

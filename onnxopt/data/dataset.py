@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from onnxopt.data.spec import Array, InputSpec, cast, check_dtype, kind, takes_w
 from onnxopt.errors import DataError, UsageError
 
 LABELS = "labels"
-_HASHED_SAMPLES = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,18 +178,6 @@ class Dataset:
         cut = self._unit * min(max(round(units * fraction), 1), units - 1)
         index = self.index if ordered else self._permuted(seed)
         return replace(self, index=index[:cut]), replace(self, index=index[cut:])
-
-    def digest(self) -> str:
-        """SHA-256 (hex) of the index and of names, dtypes, shapes and bytes of up to 32 samples over it."""
-        content = hashlib.sha256(self.index.astype("<i8").tobytes())
-        places = np.unique(np.linspace(0, len(self) - 1, _HASHED_SAMPLES).astype(int))
-        columns = [*self.source.columns.values(), *([self.source.labels] if self.source.labels else [])]
-        for column in columns:
-            for row in self.index[places]:
-                sample = column.read(np.array([row]))
-                content.update(f"{column.name} {sample.dtype} {sample.shape}".encode())
-                content.update(sample.tobytes())
-        return content.hexdigest()
 
     @cached_property
     def _unit(self) -> int:

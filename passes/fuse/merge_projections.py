@@ -33,7 +33,8 @@ class MergeProjections(Pass):
     Exact up to:
         float rounding, where the kernel sums a wider product in another order.
     Source:
-        linearity. ONNX Runtime merges them by itself only inside its fused attention, up to opset 12.
+        linearity. ONNX Runtime merges them by itself only inside its fused attention, up to opset 12. MiniLM on a
+        Zen 3: 1.00x in float, and 1.00x in dynamic int8.
     """
 
     name: ClassVar[str] = "merge-projections"
@@ -105,15 +106,13 @@ def _read(node: ir.Node) -> _Projection | str:
         return f"its weight {value.name!r} is sparse"
     if len(value.uses()) > 1 or value.is_graph_output():
         return f"its weight {value.name!r} is also read elsewhere"
-    weight = contents.numpy()
-    if (inside := given(node, 2)) is not None:
-        bias = _row(array(inside), weight.shape[_axis(node)])
-        return (
-            f"its bias {inside.name!r} is not one constant per output"
-            if bias is None
-            else _Projection((node,), weight, bias)
-        )
-    return _Projection(*_with_adder(node, weight))
+    weight, inside = contents.numpy(), given(node, 2)
+    if inside is None:
+        return _with_adder(node, weight) if node.op_type == "MatMul" else _Projection((node,), weight, None)
+    bias = _row(array(inside), weight.shape[_axis(node)])
+    if bias is None:
+        return f"its bias {inside.name!r} is not one constant per output"
+    return _Projection((node,), weight, bias)
 
 
 def _row(bias: np.ndarray | None, width: int) -> np.ndarray | None:
@@ -123,15 +122,15 @@ def _row(bias: np.ndarray | None, width: int) -> np.ndarray | None:
     return np.broadcast_to(bias.reshape(-1), [width])
 
 
-def _with_adder(node: ir.Node, weight: np.ndarray) -> tuple[tuple[ir.Node, ...], np.ndarray, np.ndarray | None]:
+def _with_adder(node: ir.Node, weight: np.ndarray) -> _Projection:
     """A MatMul with the node that adds a constant of shape [N] to it, if there is one."""
     out = node.outputs[0]
-    for adder, index in out.uses() if node.op_type == "MatMul" else ():
+    for adder, index in out.uses():
         if adder.op_type in ("Add", "Sum") and len(adder.inputs) == 2 and only_read_by(out, adder):
             bias = array(adder.inputs[1 - index])
             if bias is not None and bias.shape == weight.shape[1:]:
-                return (node, adder), weight, bias
-    return (node,), weight, None
+                return _Projection((node, adder), weight, bias)
+    return _Projection((node,), weight, None)
 
 
 def _merge(parts: Sequence[_Projection]) -> Change:

@@ -26,7 +26,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
-from onnxopt.graph import array, inferred, label, nodes, replace
+from onnxopt.graph import array, inferred, label, nodes, replace, tensor
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class SpaceToDepthStem(Pass):
         float rounding, for finite images: a new zero weight times infinity is not zero.
     Source:
         ONNX Conv, SpaceToDepth. ONNX Runtime's int8 convolution without im2col takes channels in fours: ResNet's
-        stem takes 1.3 to 1.8 ms without, 0.83 ms with this (AVX512-VNNI). In float it need not pay.
+        stem takes 1.3 to 1.8 ms without, 0.83 ms with this (AVX512-VNNI); on a Zen 3, int8 stems of 3x3 become
+        1.07 to 1.39 times as fast, of 7x7 1.08. In float they become slower, 0.5 to 0.7.
     """
 
     name: ClassVar[str] = "space-to-depth-stem"
@@ -63,7 +64,9 @@ class SpaceToDepthStem(Pass):
 def _channels(conv: ir.Node) -> int:
     """The input channels of a convolution of images; 0 where the weight's shape does not say."""
     weight = conv.inputs[1]
-    shape = None if weight is None else weight.shape if (numbers := array(weight)) is None else numbers.shape
+    contents = tensor(weight)
+    known = contents if contents is not None else weight
+    shape = None if known is None else known.shape
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
         return 0
     return shape[1] * conv.attributes.get_int("group", 1)
@@ -79,15 +82,12 @@ def _rewrite(conv: ir.Node, known: Mapping[ir.Value, ir.Value]) -> Change | Refu
     pads = _pads(conv, weight.shape[2:])
     if isinstance(pads, str):
         return Refusal(label(conv), pads)
-    first, after = [-p // 2 for p in pads[:2]], []
-    for k, p, q in zip(weight.shape[2:], pads[:2], pads[2:], strict=True):
-        after.append((k - 1 - p) // 2 + 1 + (p + q - k) // 2)
-    blocked = _blocked(weight, pads[:2], first)
-    kernel, around = (
-        ir.AttrInt64s("kernel_shape", blocked.shape[2:]),
-        ir.AttrInt64s("pads", [*(-f for f in first), *after]),
-    )
-    _replace(conv, x, blocked, [kernel, around])
+    first = [-p // 2 for p in pads[:2]]
+    edges = zip(weight.shape[2:], pads[:2], pads[2:], strict=True)
+    after = [(k - 1 - p) // 2 + 1 + (p + q - k) // 2 for k, p, q in edges]
+    blocked, around = _blocked(weight, pads[:2], first), [*(-f for f in first), *after]
+    kernel = ir.AttrInt64s("kernel_shape", blocked.shape[2:])
+    _replace(conv, x, blocked, [kernel, ir.AttrInt64s("pads", around)])
     return Change(label(conv), f"Conv over {weight.shape[1]} channels became one over blocks of 2x2 pixels")
 
 

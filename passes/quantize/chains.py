@@ -42,6 +42,7 @@ class Chains:
         born: values that integer kernels give.
         read: values that integer kernels read, born or not.
         ties: values that must have the same scale.
+        wishes: values that had better have the same scale: what only a Concat reads, and what that gives.
         images: those of ``born`` that convolutions began.
         refusals: layers that stay in float, and why.
     """
@@ -53,6 +54,7 @@ class Chains:
     images: set[ir.Value] = field(default_factory=set)
     read: set[ir.Value] = field(default_factory=set)
     ties: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
+    wishes: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
     @property
@@ -211,7 +213,7 @@ def _tie(chains: Chains) -> None:
         if node.op_type in MOVES:
             chains.ties += [(data[0], out) for out in node.outputs]
         elif node.op_type == "Concat":
-            chains.ties += [(value, node.outputs[0]) for value in data if only_read_by(value, node)]
+            chains.wishes += [(value, node.outputs[0]) for value in data if only_read_by(value, node)]
 
 
 def data_inputs(node: ir.Node) -> range:
@@ -220,12 +222,20 @@ def data_inputs(node: ir.Node) -> range:
 
 
 def united(chains: Chains, bounds: Mapping[str, tuple[float, float]]) -> dict[ir.Value, tuple[float, float]]:
-    """The range of each value, that of all it is tied to."""
+    """The range of each value, that of all it is tied to.
+
+    A wish is not granted where it would move a range that begins at 0: a Relu vanishes only into a grid whose zero
+    point is 0, and with it the layer before it would stay in float.
+
+    Args:
+        chains: what is quantized.
+        bounds: value name to its range; a value that is always empty has none.
+    """
+    known = {value: bounds.get(value.name or "", (0.0, 0.0)) for value in chains.values}
+    granted = [(one, other) for one, other in chains.wishes if (known[one][0] < 0) == (known[other][0] < 0)]
     groups: dict[ir.Value, set[ir.Value]] = {value: {value} for value in chains.values}
-    for one, other in chains.ties:
-        if one in groups and other in groups and groups[one] is not groups[other]:
+    for one, other in (*chains.ties, *granted):
+        if groups[one] is not groups[other]:
             groups[one] |= groups[other]
-            for value in groups[other]:
-                groups[value] = groups[one]
-    lows, highs = ({v: bounds[v.name or ""][side] for v in groups} for side in (0, 1))
-    return {v: (min(lows[m] for m in group), max(highs[m] for m in group)) for v, group in groups.items()}
+            groups |= dict.fromkeys(groups[other], groups[one])
+    return {v: (min(known[m][0] for m in group), max(known[m][1] for m in group)) for v, group in groups.items()}

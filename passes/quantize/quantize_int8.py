@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
-from onnxopt.calibrate import calibrate
+from onnxopt.calibrate import METHODS, calibrate
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import inferred, label, opset, walk
 from onnxopt.macs import KnownShapes, count
@@ -62,6 +62,9 @@ class QuantizeInt8(Pass):
     min_sqnr: float = option(
         0.0, "signal to quantization noise of the outputs in dB that is kept by leaving layers in float; 0: any", low=0
     )
+    calibration: str = option(
+        "auto", "how ranges are learned; auto: for each value what disturbs its readers least", choices=METHODS
+    )
     correct_bias: bool = option(True, "take off each bias what quantization shifts its channel by on average")
     portable: str = option(
         "auto",
@@ -79,7 +82,7 @@ class QuantizeInt8(Pass):
         if not chains.layers:
             return [*chains.refusals, Refusal("", "no layer of the main graph can compute in int8")]
         names = [value.name or "" for value in chains.values]
-        bounds = calibrate(model, context.calibration, names, context.target).bounds
+        bounds = calibrate(model, context.calibration, names, context.target, self.calibration).bounds
         grids = _grids(chains, bounds)
         pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
         if self.min_sqnr > 0:

@@ -81,6 +81,13 @@ BUILT = {
         ["QLinearConcat", "QLinearConv", "QLinearConv", "QLinearConv"],
         ["Concat", "Relu", "Conv"],
     ),
+    "a concatenation of what is positive and what is not": (
+        """g (float[n,8,6,6] x) => (float[n,8,6,6] y) <float[8,8,1,1] a, float[8,8,3,3] b, float[8,16,1,1] c>
+        { t = Tanh(x)  h = Conv(t, a)  i = Relu(h)  j = Conv<pads=[1,1,1,1]>(t, b)  d = Sub(j, x)  k = Conv(d, a)
+          l = Concat<axis=1>(i, k)  y = Conv(l, c) }""",
+        ["QLinearConcat", "QLinearConv", "QLinearConv", "QLinearConv", "QLinearConv"],
+        ["Concat", "Relu", "Conv"],
+    ),
     "Clip, pooling and a layer at the end": (
         """g (float[n,8,6,6] x) => (float[n,4] y)
         <float[8,8,3,3] a, float low = {0.0}, float high = {6.0}, float[8,4] w, float[4] d>
