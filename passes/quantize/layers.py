@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import array, given, rank, tensor
+from onnxopt.graph import STANDARD_DOMAINS, array, given, rank, tensor
 
 Twins = Mapping[ir.Value, ir.Value]
 
@@ -19,11 +19,12 @@ class Layer:
 
     Attributes:
         node: Conv, Gemm or MatMul.
-        weight: as in the model.
+        weight: the constant, as in the model.
         axis: of the weight, the output channels.
         bias: ``[channels]``; None without one.
         pairs: whether a kernel without VNNI may add neighbouring products in 16 bits.
         depthwise: whether it is a convolution of each channel by itself.
+        transposed: whether the layer reads the constant through a Transpose, as a last layer tied to an embedding does.
     """
 
     node: ir.Node
@@ -32,6 +33,7 @@ class Layer:
     bias: ir.Value | None
     pairs: bool
     depthwise: bool = False
+    transposed: bool = False
 
     def rows(self) -> np.ndarray:
         """``[channels, products]``, each row in the order in which ONNX Runtime's kernels sum it.
@@ -58,7 +60,7 @@ class Layer:
     def _numbers(self) -> np.ndarray:
         found = array(self.weight)
         assert found is not None
-        return found
+        return found.T if self.transposed else found
 
 
 def layer(node: ir.Node, twins: Twins) -> Layer | str:
@@ -69,6 +71,9 @@ def layer(node: ir.Node, twins: Twins) -> Layer | str:
         twins: of its values, with inferred types and shapes (``graph.inferred``).
     """
     weight, bias = given(node, 1), given(node, 2)
+    source = _transposed(weight)
+    if source is not None and node.op_type == "MatMul" and twins[source].dtype is ir.DataType.FLOAT:
+        return Layer(node, source, 1, None, pairs=True, transposed=True)
     if weight is None or tensor(weight) is None:
         return "its weight is not constant"
     if twins[weight].dtype is not ir.DataType.FLOAT:
@@ -85,6 +90,17 @@ def layer(node: ir.Node, twins: Twins) -> Layer | str:
     if rank(weight) != 2:
         return "its weight is no matrix"
     return Layer(node, weight, 1, None, pairs=True)
+
+
+def _transposed(weight: ir.Value | None) -> ir.Value | None:
+    """The constant matrix behind a Transpose."""
+    producer = weight.producer() if weight is not None else None
+    if producer is None or producer.op_type != "Transpose" or producer.domain not in STANDARD_DOMAINS:
+        return None
+    source = producer.inputs[0]
+    if list(producer.attributes.get_ints("perm", [1, 0])) != [1, 0] or rank(source) != 2 or tensor(source) is None:
+        return None
+    return source
 
 
 def _conv(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> Layer | str:

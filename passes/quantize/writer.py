@@ -54,11 +54,13 @@ class Writer:
         pairs = self.pairs and layer.pairs
         scales = weight_scales(rows, bias, scale, pairs=pairs)
         zero = int(self.amx and _suits_amx(layer, rows))
-        key = (layer.weight, layer.axis, zero, scales.tobytes())
+        key = (layer.weight, layer.axis + 2 * layer.transposed, zero, scales.tobytes())
         if key not in self.weights:
             integers = layer.shaped(quantized_rows(rows, scales, pairs=pairs))
             self.weights[key] = self._dequantized(layer.weight, integers, scales, layer.axis, zero)
+        before = node.inputs[1]
         node.replace_input_with(1, self.weights[key])
+        _remove_unread(before)
         if node in self.moved:
             bias = (0 if bias is None else bias) - self.moved[node]
         if bias is not None:
@@ -116,6 +118,15 @@ class Writer:
         out.name, out.type, out.shape = name, kind, shape
         self.graph.append(node)
         return out
+
+
+def _remove_unread(value: ir.Value | None) -> None:
+    """Remove the Transpose of a weight that nobody reads any more."""
+    if value is None or value.uses() or value.is_graph_output():
+        return
+    node = value.producer()
+    if node is not None and node.graph is not None:
+        node.graph.remove(node, safe=True)
 
 
 def _suits_amx(layer: Layer, rows: np.ndarray) -> bool:

@@ -180,6 +180,20 @@ def test_a_weight_with_another_reader_stays_for_it() -> None:
     assert "w" in quantized.graph.initializers
 
 
+def test_a_last_layer_tied_to_an_embedding_is_quantized_and_the_embedding_is_not() -> None:
+    model = parse(
+        """g (int64[n] i) => (float[n,24] y) <float[24,8] w, float[8] s, float[8] t>
+        { e = Gather(w, i)  l = LayerNormalization(e, s, t)  u = Transpose<perm=[1,0]>(w)  y = MatMul(l, u) }""",
+        opset=17,
+    )
+    samples = random_samples(model, CPU, {}, count=8)
+    quantized, said = quantize(model, samples)
+    assert [item.what for item in said] == ["MatMul in int8 (MatMulIntegerToFloat)"]
+    assert "Transpose" not in [node.op_type for node in quantized.graph]
+    assert quantized.graph.initializers["w"].const_value.dtype is ir.DataType.FLOAT
+    assert noise(model, quantized, samples) < 0.05
+
+
 def test_the_same_input_gives_the_same_bytes(conv_net: ir.Model) -> None:
     first, second = (files.to_bytes(quantize(conv_net)[0]) for _ in range(2))
     assert first == second
