@@ -15,7 +15,8 @@ import onnx_ir as ir
 from onnxopt.core import Context
 from onnxopt.graph import constant
 from onnxopt.passes.quantize.chains import Chains
-from onnxopt.passes.quantize.grid import Grid, quantized_rows, weight_scales
+from onnxopt.passes.quantize.emulate import add, rounded_input, rounded_weight
+from onnxopt.passes.quantize.grid import Grid
 from onnxopt.passes.quantize.layers import Layer
 from onnxopt.runtime import Session
 
@@ -64,18 +65,13 @@ def _add_twin(graph: ir.Graph, node: ir.Node, layer: Layer, grid: Grid, name: st
     """A quantized twin of the node, and as an output of the graph how far its channels are off on average."""
     source, out = node.inputs[0], node.outputs[0]
     assert source is not None
-    scale = constant(graph, f"{name}/scale", np.asarray(grid.scale))
-    zero = constant(graph, f"{name}/zero", np.asarray(grid.zero_point))
-    real = _add(graph, "DequantizeLinear", [_add(graph, "QuantizeLinear", [source, scale, zero]), scale, zero])
-    rows = layer.rows()
-    scales = weight_scales(rows, layer.bias_numbers(), float(grid.scale), pairs=pairs)
-    numbers = layer.shaped(quantized_rows(rows, scales, pairs=pairs) * scales[:, None]).astype(np.float32)
-    inputs = [real, constant(graph, f"{name}/weight", numbers), *node.inputs[2:]]
+    weight = rounded_weight(graph, name, layer, grid, pairs=pairs)
+    inputs = [rounded_input(graph, name, source, grid), weight, *node.inputs[2:]]
     twin = ir.Node("", node.op_type, inputs, list(node.attributes.values()), num_outputs=1)
     graph.append(twin)
-    error = _add(graph, "Sub", [twin.outputs[0], out])
+    error = add(graph, "Sub", [twin.outputs[0], out])
     mean = _channel_means(graph, error, spatial=node.op_type == "Conv", rank=len(layer.weight.shape or ()))
-    mean.name, mean.type, mean.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape([len(rows)])
+    mean.name, mean.type, mean.shape = name, ir.TensorType(ir.DataType.FLOAT), None
     graph.outputs.append(mean)
 
 
@@ -83,12 +79,6 @@ def _channel_means(graph: ir.Graph, value: ir.Value, *, spatial: bool, rank: int
     """The mean over all axes but the channels, axis 1, in operators of every opset."""
     axes = [0, *range(2, rank if spatial else 2)]
     if graph.opset_imports.get("", 0) < AXES_ARE_INPUT:
-        return _add(graph, "ReduceMean", [value], axes=axes, keepdims=0)
+        return add(graph, "ReduceMean", [value], axes=axes, keepdims=0)
     numbers = constant(graph, f"{value.name}/axes", np.array(axes, np.int64))
-    return _add(graph, "ReduceMean", [value, numbers], keepdims=0)
-
-
-def _add(graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], **attributes: int | list[int]) -> ir.Value:
-    node = ir.node(op_type, inputs, attributes)
-    graph.append(node)
-    return node.outputs[0]
+    return add(graph, "ReduceMean", [value, numbers], keepdims=0)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.graph import STANDARD_DOMAINS, array, given, rank, tensor
+from onnxopt.passes.quantize.grid import quantized_rows, weight_scales
 
 Twins = Mapping[ir.Value, ir.Value]
 
@@ -51,6 +52,17 @@ class Layer:
         if self.node.op_type != "Conv":
             return np.moveaxis(rows, 0, self.axis)
         return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+    def quantized(self, input_scale: float, *, pairs: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The rows as int8 ``[channels, products]``, and their scales ``[channels]``.
+
+        Args:
+            input_scale: of the activation that the layer reads.
+            pairs: whether the processor adds neighbouring products in 16 bits; not every kernel does.
+        """
+        rows, bounded = self.rows(), pairs and self.pairs
+        scales = weight_scales(rows, self.bias_numbers(), input_scale, pairs=bounded)
+        return quantized_rows(rows, scales, pairs=bounded), scales
 
     def bias_numbers(self) -> np.ndarray | None:
         """``[channels]``."""

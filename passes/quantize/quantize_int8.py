@@ -23,7 +23,6 @@ from onnxopt.runtime import kernels
 
 MINIMUM_OPSET = 13
 """DequantizeLinear per channel (attribute axis) begins here."""
-UINT8 = ir.TensorType(ir.DataType.UINT8)
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
 
 
@@ -81,14 +80,12 @@ class QuantizeInt8(Pass):
         chains = self._chains(model, twins, {})
         if not chains.layers:
             return [*chains.refusals, Refusal("", "no layer of the main graph can compute in int8")]
-        names = [value.name or "" for value in chains.values]
-        bounds = calibrate(model, context.calibration, names, context.target, self.calibration).bounds
-        grids = _grids(chains, bounds)
+        grids = self._grids(model, chains, context)
         pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
         if self.min_sqnr > 0:
             loud = self._loud(model, chains, noises(model, chains, grids, context, pairs=pairs))
             chains = self._chains(model, twins, loud)
-            grids = _grids(chains, bounds)
+            grids = self._grids(model, chains, context)
         if not chains.layers:
             return [*chains.refusals, Refusal("", f"no layer can compute in int8 at {self.min_sqnr:g} dB")]
         moved = shifts(model, chains, grids, context, pairs=pairs) if self.correct_bias else {}
@@ -105,6 +102,13 @@ class QuantizeInt8(Pass):
         chains.refusals += [Refusal(name, why) for name, why in loud.items()]
         return chains
 
+    def _grids(self, model: ir.Model, chains: Chains, context: Context) -> dict[ir.Value, Grid]:
+        """The grid of each value, from its range on the calibration samples."""
+        assert context.calibration is not None
+        names = [value.name or "" for value in chains.values]
+        bounds = calibrate(model, context.calibration, names, context.target, self.calibration).bounds
+        return {value: activation_grid(*bound) for value, bound in united(chains, bounds).items()}
+
     def _loud(self, model: ir.Model, chains: Chains, noise: Mapping[ir.Node, float]) -> dict[str, str]:
         """The layers to leave in float, and why: those with the most noise for their work go first."""
         shape = KnownShapes(model, {})
@@ -117,10 +121,6 @@ class QuantizeInt8(Pass):
             left -= noise[node]
             loud[label(node)] = f"stays in float: alone in int8 it leaves {decibel(noise[node]):.1f} dB"
         return loud
-
-
-def _grids(chains: Chains, bounds: Mapping[str, tuple[float, float]]) -> dict[ir.Value, Grid]:
-    return {value: activation_grid(*bound) for value, bound in united(chains, bounds).items()}
 
 
 def _hindrance(model: ir.Model) -> str | None:

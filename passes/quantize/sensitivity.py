@@ -11,7 +11,8 @@ import onnx_ir as ir
 from onnxopt.core import Context
 from onnxopt.graph import constant
 from onnxopt.passes.quantize.chains import Chains
-from onnxopt.passes.quantize.grid import Grid, quantized_rows, weight_scales
+from onnxopt.passes.quantize.emulate import add, rounded_input, rounded_weight
+from onnxopt.passes.quantize.grid import Grid
 from onnxopt.passes.quantize.layers import Layer
 from onnxopt.runtime import Outputs, Session
 
@@ -69,23 +70,11 @@ def _switch(
     source, weight = node.inputs[0], node.inputs[1]
     assert source is not None
     assert weight is not None
-    on = _add(graph, "Gather", [switches, constant(graph, f"{SWITCHES}/{place}", np.asarray(place, np.int64))])
-    scale = constant(graph, f"{SWITCHES}/{place}/scale", np.asarray(grid.scale))
-    zero = constant(graph, f"{SWITCHES}/{place}/zero", np.asarray(grid.zero_point))
-    integers = _add(graph, "QuantizeLinear", [source, scale, zero])
-    real = _add(graph, "DequantizeLinear", [integers, scale, zero])
-    node.replace_input_with(0, _add(graph, "Where", [on, real, source]))
-    rows = layer.rows()
-    scales = weight_scales(rows, layer.bias_numbers(), float(grid.scale), pairs=pairs)
-    numbers = layer.shaped(quantized_rows(rows, scales, pairs=pairs) * scales[:, None]).astype(np.float32)
-    rounded = constant(graph, f"{SWITCHES}/{place}/weight", numbers)
-    node.replace_input_with(1, _add(graph, "Where", [on, rounded, weight]))
-
-
-def _add(graph: ir.Graph, op_type: str, inputs: list[ir.Value]) -> ir.Value:
-    node = ir.node(op_type, inputs)
-    graph.append(node)
-    return node.outputs[0]
+    on = add(graph, "Gather", [switches, constant(graph, f"{SWITCHES}/{place}", np.asarray(place, np.int64))])
+    rounded = rounded_input(graph, f"{SWITCHES}/{place}", source, grid)
+    node.replace_input_with(0, add(graph, "Where", [on, rounded, source]))
+    rounded = rounded_weight(graph, f"{SWITCHES}/{place}", layer, grid, pairs=pairs)
+    node.replace_input_with(1, add(graph, "Where", [on, rounded, weight]))
 
 
 def decibel(noise: float) -> float:

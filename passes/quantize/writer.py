@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxopt.graph import constant, drop_unread, label, tensor
 from onnxopt.passes.quantize.chains import Chains, data_inputs
-from onnxopt.passes.quantize.grid import AMX_PRODUCTS, WEIGHT_MAX, Grid, quantized_bias, quantized_rows, weight_scales
+from onnxopt.passes.quantize.grid import AMX_PRODUCTS, WEIGHT_MAX, Grid, quantized_bias
 from onnxopt.passes.quantize.layers import Layer
 
 
@@ -50,14 +50,12 @@ class Writer:
     def _quantize_weights(self, node: ir.Node, layer: Layer) -> None:
         source = node.inputs[0]
         assert source is not None
-        rows, bias, scale = layer.rows(), layer.bias_numbers(), float(self.grids[source].scale)
-        pairs = self.pairs and layer.pairs
-        scales = weight_scales(rows, bias, scale, pairs=pairs)
+        bias, scale = layer.bias_numbers(), float(self.grids[source].scale)
+        rows, scales = layer.quantized(scale, pairs=self.pairs)
         zero = int(self.amx and _suits_amx(layer, rows))
         key = (layer.weight, layer.axis + 2 * layer.transposed, zero, scales.tobytes())
         if key not in self.weights:
-            integers = layer.shaped(quantized_rows(rows, scales, pairs=pairs))
-            self.weights[key] = self._dequantized(layer.weight, integers, scales, layer.axis, zero)
+            self.weights[key] = self._dequantized(layer.weight, layer.shaped(rows), scales, layer.axis, zero)
         before = node.inputs[1]
         node.replace_input_with(1, self.weights[key])
         _remove_unread(before)

@@ -114,7 +114,7 @@ class Simplify(Pass):
 def _without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, ir.TensorProtocol]]:
     """A copy whose large float weights are inputs, and these weights.
 
-    onnxsim copies and infers the whole file again and again (GPT-2 small: 85 s with its weights, 4 s without),
+    onnxsim copies and infers the whole file again and again (GPT-2 small: 85 s with its weights, 7 s without),
     and what it could do with them, folding and fusing, other passes do.
     """
     light = model.clone()

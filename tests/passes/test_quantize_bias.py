@@ -52,3 +52,20 @@ def test_the_means_of_the_channels_come_back(text: str, axes: tuple[int, ...], o
     samples = random_samples(model, CPU, {}, count=24)
     plain, corrected = (channel_errors(model, samples, axes, correct_bias=on) for on in (False, True))
     assert np.abs(corrected).mean() < 0.5 * np.abs(plain).mean()
+
+
+def test_a_depthwise_layer_is_measured_with_the_weights_that_are_written() -> None:
+    """Its kernel adds in 32 bits, so its weights keep their scales where pair sums are bounded."""
+    model = parse(
+        """g (float[n,8,6,6] x) => (float[n,8,6,6] y) <float[8,1,3,3] w>
+        { h = Relu(x)  y = Conv<group=8, pads=[1,1,1,1]>(h, w) }"""
+    )
+    weight = np.random.default_rng(0).uniform(0.5, 1.0, (8, 1, 3, 3)).astype(np.float32)
+    model.graph.initializers["w"].const_value = ir.tensor(weight)
+    samples = random_samples(model, CPU, {}, count=12)
+    biases = []
+    for portable in ("yes", "no"):
+        quantized = model.clone()
+        QuantizeInt8(portable=portable).run(quantized, Context(CPU, samples))
+        biases.append(quantized.graph.initializers["y/bias/int32"].const_value.numpy())
+    np.testing.assert_array_equal(*biases)
