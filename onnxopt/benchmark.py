@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxopt.load import cpu_seconds
+
 Clock = Callable[[], float]
 Run = Callable[[], object]
 
@@ -186,7 +188,7 @@ def compare(
     beside a model that fills them, a small one is timed colder, and its gain shown smaller, than alone.
     """
     with _no_garbage_collection():
-        start, (machine, own) = clock(), _cpu_seconds()
+        start, (machine, own) = clock(), cpu_seconds()
         once = _warm_up(a, b, clock, WARM_SECONDS if max_seconds is None else min(WARM_SECONDS, max_seconds / 4))
         slow = max(once) > slow_iteration or threads > 1
         seconds = max(min_seconds, slow_seconds) if slow else min_seconds
@@ -200,7 +202,7 @@ def compare(
             late = max_seconds is not None and now - start >= max_seconds
             if complete or late or (stop is not None and stop()):
                 break
-        busy, used = _cpu_seconds()
+        busy, used = cpu_seconds()
 
     quads = np.array(rounds)
     ratio, low, high = interval(quads, confidence, seed)
@@ -328,16 +330,6 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _cpu_seconds() -> tuple[float, float]:
-    """CPU seconds used so far by the whole machine, and by this process."""
-    import psutil
-
-    times = psutil.cpu_times()
-    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
-    own = psutil.Process().cpu_times()
-    return sum(getattr(times, kind, 0.0) for kind in kinds), own.user + own.system
 
 
 def _environment(threads: int, foreign_load: float) -> Environment:

@@ -46,12 +46,34 @@ class Target:
         """Whether matrix products in int8 run on AMX tiles, twice to ten times as fast as with VNNI."""
         return self.provider == "cpu" and "amx_int8" in self._features()
 
+    @property
+    def no_int8(self) -> str | None:
+        """Why int8 would not pay there; None where it may (read from ONNX Runtime's kernels and selectors)."""
+        if self.provider == "cpu":
+            return None
+        return (
+            "on CUDA, ONNX Runtime has no int8 kernels for convolutions and matrix products: they would run in float "
+            "between conversions, slower than before; float16 is what pays there"
+        )
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is the CPU of this machine, whose kernels can be timed."""
+        return self.provider == "cpu" and self.features is None
+
     def _features(self) -> frozenset[str]:
         return _processor() if self.features is None else self.features
 
 
 def _is_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64", "i686")
+
+
+def processor() -> str:
+    """The model and the instruction sets of this processor, as far as it says."""
+    told = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    lines = [line for line in told if line.split(":")[0].strip() in ("model name", "flags", "Features")]
+    return "\n".join(sorted(set(lines))) or platform.machine() + platform.processor()
 
 
 @functools.cache

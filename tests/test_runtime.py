@@ -2,6 +2,7 @@
 
 import builtins
 import importlib.metadata
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -48,6 +49,43 @@ def test_states_are_fed_back() -> None:
     start = zero_state(input_specs(parse(SUM)), {"s": "next"})
     stream = Session(parse(SUM), CPU).stream(batches, {"s": "next"}, start)
     assert [outputs["next"].tolist() for _, outputs in stream] == [[[1, 1]], [[2, 2]], [[3, 3]]]
+
+
+def test_a_profile_has_the_seconds_of_each_node_in_each_run(tmp_path: Path) -> None:
+    model = parse(SUM)
+    for node in model.graph:
+        node.name = f"{node.op_type} of {node.outputs[0].name}"
+    session = Session(model, CPU, profile_in=tmp_path)
+    for _ in range(3):
+        session.run({"x": ONES, "s": ONES})
+    durations = session.durations()
+    assert {name: len(seconds) for name, seconds in durations.items()} == {"Add of next": 3, "Neg of y": 3}
+    assert all(0 <= seconds < 1 for found in durations.values() for seconds in found)
+    assert [path.name.startswith("profile") for path in tmp_path.iterdir()] == [True]
+
+
+def test_only_times_of_kernels_are_read_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [
+        {"cat": "Session", "name": "model_run", "dur": 900},
+        {"cat": "Node", "name": "a_fence_before", "dur": 800},
+        {"cat": "Node", "name": "a_kernel_time", "dur": 7},
+        {"cat": "Node", "name": "b_kernel_time_kernel_time", "dur": 1},
+        {"cat": "Node", "name": "a_kernel_time", "dur": 2_000_000},
+        {"name": "a_kernel_time"},
+    ]
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(events))
+    session = Session(parse(SUM), CPU)
+    monkeypatch.setattr(session._session, "end_profiling", lambda: str(path))
+    durations = session.durations()
+    assert durations.keys() == {"a", "b_kernel_time"}
+    assert durations["a"] == pytest.approx([7e-6, 2.0])
+
+
+def test_the_optimized_graph_is_written(tmp_path: Path) -> None:
+    text = "g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { a = Identity(x)  h = MatMul(a, w)  y = Relu(h) }"
+    Session(parse(text), CPU, save_as=tmp_path / "built.onnx")
+    assert [node.op_type for node in onnx.load(tmp_path / "built.onnx").graph.node] == ["MatMul", "Relu"]
 
 
 def test_wrong_feeds_are_a_model_error() -> None:

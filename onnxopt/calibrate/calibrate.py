@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
+from onnxopt import cache
 from onnxopt.calibrate import store
 from onnxopt.calibrate.estimators import Method, Range, automatic, estimate
 from onnxopt.calibrate.observe import Seen, extremes, histograms
@@ -42,7 +43,7 @@ def calibrate(
         ModelError: if there is no value of a name, or it is not float.
         UsageError: if there is no such method.
     """
-    asked, names, folder = Method.parse(method), frozenset(names), store.user_folder()
+    asked, names, folder = Method.parse(method), frozenset(names), cache.folder("ranges")
     if not names or folder is None:
         return learn(model, samples, names, target, asked)
     key = store.key(model, samples, names, target, str(asked))

@@ -5,36 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import os
-import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxopt import files, runtime
+from onnxopt import cache, files, runtime
 from onnxopt.calibrate.ranges import VERSION, Ranges
 from onnxopt.errors import DataError, ModelError, UsageError
 from onnxopt.samples import Samples
 from onnxopt.target import Target
 
-OFF = "ONNXOPT_NO_CACHE"
-"""The environment variable that switches the store off."""
 ESTIMATION = 1
 """Raise it when the same data shall give other ranges than before."""
 KEPT = 256
 """Files at most (some 10 kB each); the oldest go."""
-
-
-def user_folder() -> Path | None:
-    """Where the user's ranges are kept; None where the environment says not to keep any."""
-    if os.environ.get(OFF):
-        return None
-    home = Path(os.path.expanduser("~"))
-    system = {"darwin": home / "Library" / "Caches", "win32": home / "AppData" / "Local"}
-    base = Path(os.environ.get("XDG_CACHE_HOME") or system.get(sys.platform, home / ".cache"))
-    return base / "onnxopt" / "ranges"
 
 
 def key(model: ir.Model, samples: Samples, names: Iterable[str], target: Target, method: str) -> str | None:
@@ -72,6 +58,4 @@ def keep(folder: Path, name: str, ranges: Ranges) -> None:
     with contextlib.suppress(OSError, UsageError):
         folder.mkdir(parents=True, exist_ok=True)
         ranges.save(folder / f"{name}.json")
-        by_age = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in by_age[KEPT:]:
-            path.unlink(missing_ok=True)
+        cache.trim(folder, KEPT)

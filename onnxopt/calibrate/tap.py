@@ -110,15 +110,15 @@ def found(model: ir.Model, names: Collection[str], keep: Collection[str]) -> tup
         ModelError: if the main graph has no value of that name, or it is not float.
     """
     model = model.clone()
-    values = {value.name: value for value in _values(model.graph) if value.name}
+    known = {value.name: value for value in values(model.graph) if value.name}
     for name in names:
-        if name not in values:
-            raise ModelError(f"the main graph has no value {name!r}{suggestion(name, values)}")
-    chosen = {name: value for name, value in values.items() if name in set(names)}
+        if name not in known:
+            raise ModelError(f"the main graph has no value {name!r}{suggestion(name, known)}")
+    chosen = {name: value for name, value in known.items() if name in set(names)}
     if any(value.type is None for value in chosen.values()):
-        known = inferred(model)
+        twins = inferred(model)
         for value in chosen.values():
-            value.type = known[value].type
+            value.type = twins[value].type
     for name, value in chosen.items():
         if not isinstance(value.type, ir.TensorType) or value.dtype not in FLOATS:
             raise ModelError(f"value {name!r} is {value.type or 'of unknown type'}; only float tensors have ranges")
@@ -146,7 +146,8 @@ def add(
     return output
 
 
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+def values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Inputs, constants and results of nodes, in this order."""
     yield from graph.inputs
     yield from graph.initializers.values()
     for node in graph:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxopt.calibrate import store
+from onnxopt import cache
 from onnxopt.data import open_dataset
 from onnxopt.runtime import input_specs
 from onnxopt.samples import Samples, with_state
@@ -15,7 +15,7 @@ from onnxopt.samples import Samples, with_state
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(store.OFF, "1")
+    monkeypatch.setenv(cache.OFF, "1")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxopt import cache
 from onnxopt.calibrate import Ranges, calibrate, observe, store
 from onnxopt.errors import DataError
 from onnxopt.target import Target
@@ -18,7 +19,7 @@ NUMBERS = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The store, switched on and empty."""
-    monkeypatch.delenv(store.OFF, raising=False)
+    monkeypatch.delenv(cache.OFF, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "onnxopt" / "ranges"
 
@@ -91,7 +92,7 @@ def test_a_damaged_file_is_learned_anew(sampled, sessions, folder: Path, text: s
 
 
 def test_the_environment_switches_it_off(sampled, sessions, folder: Path, monkeypatch) -> None:
-    monkeypatch.setenv(store.OFF, "1")
+    monkeypatch.setenv(cache.OFF, "1")
     model = parse(TEXT)
     for _ in range(2):
         calibrate(model, sampled(model, x=NUMBERS), ["h"], CPU)

@@ -1,0 +1,29 @@
+"""The user's cache folder: what was learned once and holds for the next run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+OFF = "ONNXOPT_NO_CACHE"
+"""The environment variable that switches it off."""
+
+
+def folder(kind: str) -> Path | None:
+    """Where things of a kind are kept; None where the environment says not to keep any."""
+    if os.environ.get(OFF):
+        return None
+    home = Path(os.path.expanduser("~"))
+    system = {"darwin": home / "Library" / "Caches", "win32": home / "AppData" / "Local"}
+    base = Path(os.environ.get("XDG_CACHE_HOME") or system.get(sys.platform, home / ".cache"))
+    return base / "onnxopt" / kind
+
+
+def trim(place: Path, kept: int) -> None:
+    """Remove the oldest .json files beyond so many."""
+    with contextlib.suppress(OSError):
+        by_age = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in by_age[kept:]:
+            path.unlink(missing_ok=True)
