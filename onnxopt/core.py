@@ -1,4 +1,4 @@
-"""The words of a pass: Pass, its options, Change, Refusal, Exactness, Context."""
+"""The words of a pass: Pass, its options, Change, Refusal, Prediction, Exactness, Context."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a pass expects of the clock: time before over time after, from the times of kernels."""
+
+    ratio: float
+
+
+@dataclass(frozen=True)
 class Context:
     """All that a pass may know besides the model.
 
@@ -61,11 +68,13 @@ class Context:
         target: where the model will run.
         calibration: samples a pass may look at; None where no data was given.
         seed: of every random choice.
+        allow_contrib: whether operators may be used that only ONNX Runtime has (domain com.microsoft).
     """
 
     target: Target
     calibration: Samples | None = None
     seed: int = 0
+    allow_contrib: bool = False
 
 
 def option(
@@ -156,8 +165,12 @@ class Pass(ABC):
     exactness: ClassVar[Exactness] = Exactness.ROUNDING
 
     @abstractmethod
-    def run(self, model: ir.Model, context: Context) -> Sequence[Change | Refusal]:
+    def run(self, model: ir.Model, context: Context) -> Sequence[Change | Refusal | Prediction]:
         """Rewrite the model in place; return what was done and what was left alone, with the reason."""
+
+    def finer(self) -> Pass | None:
+        """The same rewrite made with more care, which takes longer: more exact, and as fast; None if this is it."""
+        return None
 
     @classmethod
     def options(cls) -> tuple[Option, ...]:

@@ -9,6 +9,7 @@ import pytest
 from onnxopt import passes
 from onnxopt.core import Change, Context, Pass, option, suggestion
 from onnxopt.errors import UsageError
+from onnxopt.stages import OneOf, Together
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,14 @@ def test_what_a_pass_prints_is_read_back(words: str) -> None:
     assert str(rewrite) == words
     assert passes.parse(str(rewrite)) == rewrite
     assert len({rewrite, passes.parse(words)}) == 1
+
+
+@pytest.mark.parametrize("found", passes.PASSES, ids=lambda found: found.name)
+def test_every_pass_prints_as_words_that_give_it_back(found: type[Pass]) -> None:
+    changed = {one.name: not one.default for one in found.options() if one.type is bool}
+    for rewrite in (found(), found.configured(changed)):
+        assert passes.parse(str(rewrite)) == rewrite
+        assert passes.parse_stage(f"{rewrite} | {rewrite} + {rewrite}") == OneOf((rewrite, Together((rewrite,) * 2)))
 
 
 def test_underscores_are_dashes() -> None:

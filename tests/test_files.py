@@ -112,7 +112,7 @@ from onnxopt.samples import random_samples
 from onnxopt.target import Target
 model = files.load(sys.argv[1])
 samples = random_samples(model, Target(), {}, count=4)
-for word in ("fold-batch-norm", "quantize-int8", "share-initializers"):
+for word in ("fold-batch-norm", "quantize-int8:placement=everywhere", "share-initializers"):
     passes.parse(word).run(model, Context(Target(), samples))
 print(hashlib.sha256(files.to_bytes(model)).hexdigest())
 """

@@ -18,7 +18,7 @@ from onnxopt.graph import STANDARD_DOMAINS, given, label, only_read_by, scalar, 
 from onnxopt.passes.quantize.layers import Layer, Twins, layer
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-JOINS = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu")
+JOINS = ("Add", "Mul", "Concat", "Where", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu")
 """Operators with an integer kernel of their own."""
 MOVES = (
     "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Resize",
@@ -139,7 +139,7 @@ def _joins(chains: Chains, node: ir.Node, twins: Twins) -> bool:
     Among images the other input, a shortcut or a gate, is worth its conversion: what comes after stays in int8. Among
     the sums of a transformer it is not.
     """
-    inputs = [value for value in node.inputs if value is not None]
+    inputs = [value for index in data_inputs(node) if (value := node.inputs[index]) is not None]
     if not _float([*inputs, *node.outputs], twins) or any(tensor(value) is not None for value in inputs):
         return False
     return all(value in chains.born for value in inputs) or any(value in chains.images for value in inputs)
@@ -162,7 +162,7 @@ def _trim(chains: Chains) -> bool:
             chains.born.difference_update(node.outputs)
             return True
     for node in chains.layers:
-        out = _result(chains, node)
+        out = result(chains, node)
         if node.op_type not in FLOAT_OUTPUT or out not in chains.born:
             continue
         if out.is_graph_output() or not _readers(out) or not _readers(out) <= integer:
@@ -185,13 +185,15 @@ def _without_orphans(chains: Chains) -> bool:
                 or not fed
                 or (len(fed) < len([v for v in node.inputs if v is not None]) and node.op_type == "Concat")
             ):
+                out = result(chains, node)
                 chains.members.remove(node)
-                chains.born.difference_update(node.outputs)
+                chains.born.difference_update({*node.outputs, out})
+                chains.clips.discard(out.producer())
                 changed = True
     return True
 
 
-def _result(chains: Chains, node: ir.Node) -> ir.Value:
+def result(chains: Chains, node: ir.Node) -> ir.Value:
     """What a node gives, after the Relu or Clip that vanishes into it."""
     out = node.outputs[0]
     reader = next(iter(_readers(out)), None)
@@ -218,6 +220,8 @@ def _tie(chains: Chains) -> None:
 
 def data_inputs(node: ir.Node) -> range:
     """The inputs with which a node computes; a Reshape reads its shape, a layer its weights, too."""
+    if node.op_type == "Where":
+        return range(1, 3)
     return range(len(node.inputs) if node.op_type in ("Add", "Mul", "Concat") else 1)
 
 

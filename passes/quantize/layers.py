@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -26,6 +26,7 @@ class Layer:
         pairs: whether a kernel without VNNI may add neighbouring products in 16 bits.
         depthwise: whether it is a convolution of each channel by itself.
         transposed: whether the layer reads the constant through a Transpose, as a last layer tied to an embedding does.
+        integers: the rows as a rounding method chose them, int8 ``[channels, products]``; None: rounded to nearest.
     """
 
     node: ir.Node
@@ -35,20 +36,21 @@ class Layer:
     pairs: bool
     depthwise: bool = False
     transposed: bool = False
+    integers: np.ndarray | None = field(default=None, compare=False)
 
     def rows(self) -> np.ndarray:
         """``[channels, products]``, each row in the order in which ONNX Runtime's kernels sum it.
 
         Of a convolution that is (kernel positions, input channels), as for channels-last images.
         """
-        numbers = np.moveaxis(self._numbers(), self.axis, 0)
+        numbers = np.moveaxis(self.numbers(), self.axis, 0)
         if self.node.op_type == "Conv":
             numbers = np.moveaxis(numbers, 1, -1)
         return numbers.reshape(len(numbers), -1)
 
     def shaped(self, rows: np.ndarray) -> np.ndarray:
         """Rows back in the shape of the weight."""
-        shape = self._numbers().shape
+        shape = self.numbers().shape
         if self.node.op_type != "Conv":
             return np.moveaxis(rows, 0, self.axis)
         return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
@@ -62,14 +64,16 @@ class Layer:
         """
         rows, bounded = self.rows(), pairs and self.pairs
         scales = weight_scales(rows, self.bias_numbers(), input_scale, pairs=bounded)
-        return quantized_rows(rows, scales, pairs=bounded), scales
+        integers = self.integers if self.integers is not None else quantized_rows(rows, scales, pairs=bounded)
+        return integers, scales
 
     def bias_numbers(self) -> np.ndarray | None:
         """``[channels]``."""
         found = array(self.bias)
         return None if found is None else found.reshape(-1)
 
-    def _numbers(self) -> np.ndarray:
+    def numbers(self) -> np.ndarray:
+        """The weight as the layer reads it."""
         found = array(self.weight)
         assert found is not None
         return found.T if self.transposed else found

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from onnxopt.calibrate import METHODS, calibrate
-from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
+from onnxopt.core import Change, Context, Exactness, Pass, Prediction, Refusal, option
 from onnxopt.graph import inferred, label, opset, walk
-from onnxopt.macs import KnownShapes, count
 from onnxopt.passes.quantize.bias import shifts
 from onnxopt.passes.quantize.chains import WEIGHTED, Chains, find, united
 from onnxopt.passes.quantize.grid import Grid, activation_grid
-from onnxopt.passes.quantize.layers import Twins
-from onnxopt.passes.quantize.sensitivity import decibel, noises
+from onnxopt.passes.quantize.planning import plan
+from onnxopt.passes.quantize.rounding import METHODS as METHODS_OF_ROUNDING
+from onnxopt.passes.quantize.rounding import rounded
+from onnxopt.passes.quantize.sensitivity import noises
 from onnxopt.passes.quantize.writer import Writer
 from onnxopt.runtime import kernels
 
@@ -39,11 +40,13 @@ class QuantizeInt8(Pass):
     products in 16 bits (``portable``), the scale of a channel is just as large as its largest pair asks for, and the
     result is exact there, too.
 
-    With ``min-sqnr``, layers are quantized one at a time first, and those whose noise is largest for their work stay
-    in float until the sum of the others' is small enough.
+    The times of all kernels, in float and in int8, are measured on this machine, and what computes in int8 is chosen
+    so that the whole takes least time (``placement``); times are kept, so that the next run chooses the same. With
+    ``min-sqnr``, each layer is also quantized alone, and layers whose noise is large for the time they save stay in
+    float until the sum of the others' is small enough.
 
-    Left alone: operators without an integer kernel (Softmax, LayerNormalization, Gelu and others), operators that
-    would need conversions of their own, layers named in ``leave``, layers without constant float32 weights, nodes in
+    Left alone: operators without an integer kernel (Softmax, LayerNormalization, Gelu and others), layers that would
+    not pay, layers named in ``leave``, layers without constant float32 weights, nodes in
     subgraphs; models below opset 13; models that are quantized already.
 
     Exact up to: lossy; the gate decides.
@@ -61,8 +64,18 @@ class QuantizeInt8(Pass):
     min_sqnr: float = option(
         0.0, "signal to quantization noise of the outputs in dB that is kept by leaving layers in float; 0: any", low=0
     )
+    placement: str = option(
+        "fastest",
+        "what computes in int8; fastest: by the times of kernels, measured here; everywhere: whole chains",
+        choices=("fastest", "everywhere"),
+    )
     calibration: str = option(
         "auto", "how ranges are learned; auto: for each value what disturbs its readers least", choices=METHODS
+    )
+    rounding: str = option(
+        "optq",
+        "of weights; optq: later ones make good the error of earlier ones; adaround: learned, slow, needs PyTorch",
+        choices=("nearest", *METHODS_OF_ROUNDING),
     )
     correct_bias: bool = option(True, "take off each bias what quantization shifts its channel by on average")
     portable: str = option(
@@ -71,36 +84,51 @@ class QuantizeInt8(Pass):
         choices=("auto", "yes", "no"),
     )
 
-    def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
+    def run(self, model: ir.Model, context: Context) -> list[Change | Refusal | Prediction]:
         """Quantize in place."""
-        reason = _hindrance(model)
+        reason = context.target.no_int8 or _hindrance(model)
         if reason or context.calibration is None:
             return [Refusal("", reason or "needs calibration data (--data)")]
         twins = inferred(model)
-        chains = self._chains(model, twins, {})
+        chains = find(model.graph, twins, self.ops, leave=self.leave, whole=self.whole_chains)
         if not chains.layers:
             return [*chains.refusals, Refusal("", "no layer of the main graph can compute in int8")]
         grids = self._grids(model, chains, context)
         pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
-        if self.min_sqnr > 0:
-            loud = self._loud(model, chains, noises(model, chains, grids, context, pairs=pairs))
-            chains = self._chains(model, twins, loud)
+        noise = noises(model, chains, grids, context, pairs=pairs) if self.min_sqnr > 0 else None
+        timed = self.placement == "fastest" and context.target.is_here
+        planned = plan(model, chains, context, noise, 10 ** (-self.min_sqnr / 10), measure=timed)
+        if planned.left:
+            chains = find(model.graph, twins, self.ops, leave={*self.leave, *planned.left}, whole=self.whole_chains)
+            chains.refusals += [Refusal(name, why) for name, why in planned.left.items()]
             grids = self._grids(model, chains, context)
         if not chains.layers:
-            return [*chains.refusals, Refusal("", f"no layer can compute in int8 at {self.min_sqnr:g} dB")]
+            return [*chains.refusals, Refusal("", "no layer gains from int8")]
+        predicted = planned.predicted(model, chains, context)
+        if self.rounding != "nearest":
+            self._round(model, chains, grids, context, pairs=pairs)
         moved = shifts(model, chains, grids, context, pairs=pairs) if self.correct_bias else {}
         labels = {node: label(node) for node in chains.layers}
-        Writer(model.graph, chains, grids, moved, pairs, context.target.has_amx).write()
+        Writer(model.graph, chains, grids, moved, pairs, planned.tiles).write()
         NameFixPass()(model)
         built = kernels(model, context.target)
-        return [_outcome(node, name, built.get(node.name or "")) for node, name in labels.items()] + chains.refusals
+        done = [_outcome(node, name, built.get(node.name or "")) for node, name in labels.items()]
+        return [*done, *chains.refusals, *predicted]
 
-    def _chains(self, model: ir.Model, twins: Twins, loud: Mapping[str, str]) -> Chains:
-        """The chains without the nodes to be left, those of ``loud`` with their reasons."""
-        leave = {*self.leave, *loud}
-        chains = find(model.graph, twins, self.ops, leave=leave, whole=self.whole_chains)
-        chains.refusals += [Refusal(name, why) for name, why in loud.items()]
-        return chains
+    def finer(self) -> QuantizeInt8 | None:
+        """With weights rounded by error feedback."""
+        return replace(self, rounding="optq") if self.rounding == "nearest" else None
+
+    def _round(
+        self, model: ir.Model, chains: Chains, grids: Mapping[ir.Value, Grid], context: Context, *, pairs: bool
+    ) -> None:
+        """Let the layers hold the integers that the rounding method chooses; it passes over what is too large."""
+        found = rounded(model, chains, grids, context, self.rounding, pairs=pairs)
+        for node, layer in chains.layers.items():
+            if node in found:
+                chains.layers[node] = replace(layer, integers=found[node])
+            else:
+                chains.refusals.append(Refusal(label(node), f"rounded to nearest: too large for {self.rounding}"))
 
     def _grids(self, model: ir.Model, chains: Chains, context: Context) -> dict[ir.Value, Grid]:
         """The grid of each value, from its range on the calibration samples."""
@@ -108,19 +136,6 @@ class QuantizeInt8(Pass):
         names = [value.name or "" for value in chains.values]
         bounds = calibrate(model, context.calibration, names, context.target, self.calibration).bounds
         return {value: activation_grid(*bound) for value, bound in united(chains, bounds).items()}
-
-    def _loud(self, model: ir.Model, chains: Chains, noise: Mapping[ir.Node, float]) -> dict[str, str]:
-        """The layers to leave in float, and why: those with the most noise for their work go first."""
-        shape = KnownShapes(model, {})
-        work = {node: max(count(node, shape) or 0, 1) for node in chains.layers}
-        left, allowed = sum(noise.values()), 10 ** (-self.min_sqnr / 10)
-        loud = {}
-        for node in sorted(chains.layers, key=lambda node: noise[node] / work[node], reverse=True):
-            if left <= allowed:
-                break
-            left -= noise[node]
-            loud[label(node)] = f"stays in float: alone in int8 it leaves {decibel(noise[node]):.1f} dB"
-        return loud
 
 
 def _hindrance(model: ir.Model) -> str | None:

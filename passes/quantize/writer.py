@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxopt.graph import constant, drop_unread, label, tensor
 from onnxopt.passes.quantize.chains import Chains, data_inputs
-from onnxopt.passes.quantize.grid import AMX_PRODUCTS, WEIGHT_MAX, Grid, quantized_bias
+from onnxopt.passes.quantize.grid import WEIGHT_MAX, Grid, quantized_bias
 from onnxopt.passes.quantize.layers import Layer
 
 
@@ -24,7 +24,8 @@ class Writer:
         grids: of every value in them.
         moved: how far the channels of a layer are off on average, which its bias makes good.
         pairs: whether pair sums are bounded.
-        amx: whether convolutions with many products take the form that runs on AMX tiles.
+        tiles: convolutions that get weight zero point 1, with which ONNX Runtime takes them to its matrix product,
+            on AMX tiles where there are any; it costs up to 0.25 dB (measured on 1.31).
         weights: those written so far; tied ones stay one.
     """
 
@@ -33,7 +34,7 @@ class Writer:
     grids: dict[ir.Value, Grid]
     moved: Mapping[ir.Node, np.ndarray]
     pairs: bool
-    amx: bool
+    tiles: Collection[ir.Node] = ()
     weights: dict[tuple[ir.Value, int, int, bytes], ir.Value] = field(default_factory=dict)
 
     def write(self) -> None:
@@ -52,7 +53,7 @@ class Writer:
         assert source is not None
         bias, scale = layer.bias_numbers(), float(self.grids[source].scale)
         rows, scales = layer.quantized(scale, pairs=self.pairs)
-        zero = int(self.amx and _suits_amx(layer, rows))
+        zero = int(node in self.tiles)
         key = (layer.weight, layer.axis + 2 * layer.transposed, zero, scales.tobytes())
         if key not in self.weights:
             self.weights[key] = self._dequantized(layer.weight, layer.shaped(rows), scales, layer.axis, zero)
@@ -125,16 +126,6 @@ def _remove_unread(value: ir.Value | None) -> None:
     node = value.producer()
     if node is not None and node.graph is not None:
         node.graph.remove(node, safe=True)
-
-
-def _suits_amx(layer: Layer, rows: np.ndarray) -> bool:
-    """Whether the convolution is faster as a matrix product on AMX tiles.
-
-    ONNX Runtime takes its VNNI kernel where all weight zero points are 0, and AMX where they are not. AMX wins where
-    many products are summed and outputs are not many more; zero point 1 costs up to 0.25 dB (measured on 1.31).
-    """
-    outputs, products = rows.shape
-    return layer.node.op_type == "Conv" and not layer.depthwise and products >= AMX_PRODUCTS and outputs <= products
 
 
 def _set_bias(node: ir.Node, bias: ir.Value) -> None:

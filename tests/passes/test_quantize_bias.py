@@ -36,7 +36,9 @@ NETS = {
 def channel_errors(model: ir.Model, samples: Samples, axes: tuple[int, ...], **options: Any) -> np.ndarray:
     """How far the mean of each channel of y is off in the quantized model."""
     quantized = model.clone()
-    QuantizeInt8(portable="no", **options).run(quantized, Context(CPU, samples))
+    QuantizeInt8(placement="everywhere", rounding="nearest", portable="no", **options).run(
+        quantized, Context(CPU, samples)
+    )
     wanted, got = ([o["y"] for _, o in samples.run(Session(m, CPU, optimize=False))] for m in (model, quantized))
     return (np.concatenate(got) - np.concatenate(wanted)).mean(axis=axes)
 
@@ -66,6 +68,6 @@ def test_a_depthwise_layer_is_measured_with_the_weights_that_are_written() -> No
     biases = []
     for portable in ("yes", "no"):
         quantized = model.clone()
-        QuantizeInt8(portable=portable).run(quantized, Context(CPU, samples))
+        QuantizeInt8(placement="everywhere", portable=portable).run(quantized, Context(CPU, samples))
         biases.append(quantized.graph.initializers["y/bias/int32"].const_value.numpy())
     np.testing.assert_array_equal(*biases)

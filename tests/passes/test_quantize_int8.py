@@ -28,7 +28,7 @@ def quantize(
     model: ir.Model, samples: Samples | None = None, **options: Any
 ) -> tuple[ir.Model, list[Change | Refusal]]:
     """The quantized copy, and what the pass said."""
-    copy = model.clone()
+    copy, options = model.clone(), {"placement": "everywhere", **options}
     samples = samples or random_samples(model, CPU, {}, count=8)
     return copy, list(QuantizeInt8(**options).run(copy, Context(CPU, samples)))
 
@@ -102,6 +102,18 @@ BUILT = {
           y = Conv(m, c) }""",
         ["HardSigmoid", "QLinearConv", "QLinearConv", "QLinearConv", "QLinearGlobalAveragePool", "QLinearMul"],
         ["Mul", "Conv"],
+    ),
+    "SiLU": (
+        """g (float[n,8,6,6] x) => (float[n,8,6,6] y) <float[8,8,3,3] a, float[8,8,1,1] c>
+        { h = Conv<pads=[1,1,1,1]>(x, a)  s = Sigmoid(h)  m = Mul(h, s)  y = Conv(m, c) }""",
+        ["QLinearConv", "QLinearConv", "QLinearMul", "QLinearSigmoid"],
+        ["Sigmoid", "Mul", "Conv"],
+    ),
+    "a choice between two images": (
+        """g (float[n,8,6,6] x) => (float[n,8,6,6] y) <float[8,8,3,3] a, float[8,8,1,1] b, float[8,8,1,1] c, float[1] z>
+        { h = Conv<pads=[1,1,1,1]>(x, a)  i = Conv(x, b)  p = Greater(x, z)  w = Where(p, h, i)  y = Conv(w, c) }""",
+        ["QLinearConv", "QLinearConv", "QLinearConv", "QLinearWhere"],
+        ["Where", "Conv"],
     ),
     "a matrix product among floats keeps its bias apart": (
         """g (float[n,7,16] x) => (float[n,7,16] y) <float[16,16] w, float[16] b, float[16] s, float[16] t>
@@ -308,3 +320,10 @@ def test_each_processor_gets_its_form(features: frozenset[str], zeros: dict[str,
     wanted, got = ([o["y"] for _, o in samples.run(Session(m, CPU, optimize=False))] for m in (model, copy))
     one, other = np.concatenate(wanted), np.concatenate(got)
     assert np.sqrt(np.mean((one - other) ** 2)) / one.std() < 0.05
+
+
+def test_cuda_is_refused_and_float16_proposed(conv_net: ir.Model) -> None:
+    said = QuantizeInt8().run(conv_net, Context(Target("cuda"), random_samples(conv_net, CPU, {})))
+    assert [type(item) for item in said] == [Refusal]
+    assert "no int8 kernels" in said[0].why
+    assert "float16" in said[0].why
