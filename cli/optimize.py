@@ -14,9 +14,9 @@ from onnxopt.cli.printing import console, echo_json
 from onnxopt.errors import GateRefused, PassBroke, UsageError
 
 if TYPE_CHECKING:
-    from onnxopt.core import Pass
     from onnxopt.pipeline import Step
     from onnxopt.report import Report
+    from onnxopt.stages import Stage
     from onnxopt.target import Target
 
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @click.option("--confidence", type=click.FloatRange(0.5, 0.999), help="Ask it of the drop's interval, not the point.")
 @click.option("--goal", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
 @target_options
-@click.option("--pass", "words", multiple=True, metavar="NAME[:OPTION=VALUE,...]", help="Run these, in this order.")
+@click.option("--pass", "words", multiple=True, metavar="NAME[:OPTION=VALUE,...]",
+              help="Run these, in this order; 'a + b' is judged as one, of 'a | b' the best is kept.")  # fmt: skip
 @click.option("--recipe", type=MODEL, help="Run the passes of a recipe file.")
 @click.option("--save-recipe", type=MODEL, help="Write the passes that were kept as a recipe file.")
 @click.option("--time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Then take the best.")
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Exit 4 if the gate refused, 5 if a pass broke the model.")
 @click.option("--force", is_flag=True, help="Allow the output to replace the input.")
+@click.option("--allow-contrib", is_flag=True, help="Also use operators that only ONNX Runtime has (com.microsoft).")
 @click.option("-v", "--verbose", is_flag=True, help="Show what each pass changed and left alone.")
 @output_options
 def command(**words: Any) -> None:
@@ -63,20 +65,15 @@ def optimize_command(
         files.check_writable(path, source=None, force=True)
         files.check_apart(path, [model, *filter(None, [words["data"], words["eval_data"], words["recipe"]])])
     output = output or model.with_name(f"{model.stem}.opt.onnx")
-    kept: list[str] = []
     with _progress(quiet=as_json) as show:
-
-        def on_step(step: Step) -> None:
-            kept.extend([step.words] if step.kept else [])
-            show(step)
-
-        result = optimize(model, output, _options(target, **words), on_step)
+        result = optimize(model, output, _options(target, **words), show)
     for path in reports:
         report.write(result, path)
     if save_recipe:
-        from onnxopt.passes import parse
+        from onnxopt.passes import parse_stage
 
-        files.write_text(save_recipe, recipes.dump([parse(word) for word in kept]))
+        kept = [parse_stage(step.words) for step in result.steps if step.kept]
+        files.write_text(save_recipe, recipes.dump(kept))
     if as_json:
         echo_json(result.to_dict())
     else:
@@ -93,6 +90,7 @@ def _options(
     target: Target, *, data: str | None, eval_data: str | None, preprocess: str | None, metric: str | None,
     state: tuple[str, ...], max_drop: float, min_score: float | None, confidence: float | None, goal: str,
     words: tuple[str, ...], recipe: Path | None, time_limit: float | None, seed: int, force: bool,
+    allow_contrib: bool,
 ) -> Any:  # fmt: skip
     from onnxopt.gate import Limits
     from onnxopt.optimize import Options
@@ -101,24 +99,27 @@ def _options(
     limits = Limits(max_drop, min_score, confidence is not None, confidence or 0.95)
     return Options(
         data, eval_data, preprocess, metric, limits, Goal(goal), target, pairs(state, "--state"),
-        _passes(words, recipe), time_limit, seed, force,
+        _passes(words, recipe), time_limit, seed, force, allow_contrib,
     )  # fmt: skip
 
 
-def _passes(words: tuple[str, ...], recipe: Path | None) -> tuple[Pass, ...] | None:
+def _passes(words: tuple[str, ...], recipe: Path | None) -> tuple[Stage, ...] | None:
     from onnxopt import passes, recipes
 
     if words and recipe:
         raise UsageError("--pass and --recipe are two ways to say the same; give one of them")
     if recipe:
         return recipes.load(recipe)
-    return tuple(passes.parse(word) for word in words) or None
+    return tuple(passes.parse_stage(word) for word in words) or None
 
 
 @contextlib.contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
-    """One line per pass as it ends, with a spinner in between on a terminal; nothing when quiet or piped."""
+    """One line per pass as it ends, and what is being done in between, on a terminal; nothing when quiet or piped."""
     from rich.console import Console
+    from rich.markup import escape
+
+    from onnxopt import progress
 
     console = Console(stderr=True, highlight=False)
     if quiet or not console.is_terminal:
@@ -129,7 +130,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
         mark = "[green]+[/]" if step.kept else "[dim]-[/]"
         console.print(f"{mark} {step.words} [dim]{step.outcome.value}, {step.seconds:.1f} s[/]")
 
-    with console.status("working"):
+    with console.status("working") as status, progress.heard(lambda words: status.update(escape(words))):
         yield show
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxopt import files, given, recipes
 from onnxopt.benchmark import Comparison, Verdict
-from onnxopt.core import Context, Pass
+from onnxopt.core import Context
 from onnxopt.errors import ModelError, PassBroke, UsageError
 from onnxopt.gate import Drop, Gate
 from onnxopt.given import Given
@@ -24,6 +24,7 @@ from onnxopt.pipeline import Goal, Pipeline, Step, compare_speed
 from onnxopt.report import Report, Summary
 from onnxopt.runtime import Session, check_state, version, warn_if_both_installed
 from onnxopt.samples import Samples, random_samples
+from onnxopt.stages import Stage
 from onnxopt.target import Target
 from onnxopt.timebox import TimeUp, time_box
 
@@ -58,9 +59,11 @@ def optimize(
     before = time.perf_counter()
     gate = samples.gate(original, options)
     reserve = time.perf_counter() - before + LAST_LOOK  # judging the result takes as long as the original did
-    recipe = options.passes or recipes.default(original, options.goal, options.target, has_data=gate is not None)
+    recipe = options.passes or recipes.default(
+        original, options.goal, options.target, has_data=gate is not None, allow_contrib=options.allow_contrib
+    )
 
-    context = Context(options.target, samples.calibration, options.seed)
+    context = Context(options.target, samples.calibration, options.seed, options.allow_contrib)
     pipeline = Pipeline(original, context, samples.checks, gate, options.goal)
     limit = None if options.time_limit is None else _left(started + options.time_limit, reserve)
     steps, ended = _run(pipeline, recipe, limit, on_step)
@@ -116,26 +119,24 @@ def _left(end: float, reserve: float) -> float:
 
 def _run(
     pipeline: Pipeline,
-    recipe: Sequence[Pass],
+    recipe: Sequence[Stage],
     seconds: float | None,
     on_step: Callable[[Step], None] | None,
 ) -> tuple[list[Step], str]:
     """All steps, or those done when time was up or a key was pressed."""
-    steps: list[Step] = []
     end = math.inf if seconds is None else time.perf_counter() + seconds
     try:
         with time_box(seconds):
             for step in pipeline.run(recipe):
-                steps.append(step)
                 if on_step:
                     on_step(step)
                 if time.perf_counter() > end:
                     raise TimeUp
     except TimeUp:
-        return steps, "time limit"
+        return pipeline.steps, "time limit"
     except KeyboardInterrupt:
-        return steps, "interrupted"
-    return steps, "complete"
+        return pipeline.steps, "interrupted"
+    return pipeline.steps, "complete"
 
 
 @dataclass
@@ -211,7 +212,7 @@ def _verify(model: ir.Model, checks: Samples, target: Target, error: type[ModelE
         raise error(str(failure)) from failure
 
 
-def _settings(options: Options, recipe: Sequence[Pass]) -> dict[str, Any]:
+def _settings(options: Options, recipe: Sequence[Stage]) -> dict[str, Any]:
     return {
         "goal": options.goal.value,
         "provider": options.target.provider,
@@ -220,6 +221,7 @@ def _settings(options: Options, recipe: Sequence[Pass]) -> dict[str, Any]:
         "min_score": options.limits.min_score,
         "confidence": options.limits.confidence if options.limits.strict_interval else None,
         "seed": options.seed,
+        "allow_contrib": options.allow_contrib,
         "time_limit": options.time_limit,
         "passes": [str(rewrite) for rewrite in recipe],
         "onnxruntime": version(),

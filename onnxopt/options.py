@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnxopt.core import Pass
 from onnxopt.gate import Limits
 from onnxopt.pipeline import Goal
+from onnxopt.stages import Stage
 from onnxopt.target import Target
 
 
@@ -28,6 +28,7 @@ class Options:
         time_limit: seconds after which the best model so far is the result.
         seed: of every random choice.
         force: allow the output to replace the input.
+        allow_contrib: allow operators that only ONNX Runtime has (domain com.microsoft).
     """
 
     data: str | None = None
@@ -38,7 +39,8 @@ class Options:
     goal: Goal = Goal.LATENCY
     target: Target = field(default_factory=Target)
     state: Mapping[str, str] = field(default_factory=dict)
-    passes: Sequence[Pass] | None = None
+    passes: Sequence[Stage] | None = None
     time_limit: float | None = None
     seed: int = 0
     force: bool = False
+    allow_contrib: bool = False

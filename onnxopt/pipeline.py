@@ -7,6 +7,7 @@ happens, the best model so far is at hand.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import time
@@ -16,14 +17,15 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxopt import benchmark, files
+from onnxopt import benchmark, files, progress
 from onnxopt.check import Checker, Difference, largest
-from onnxopt.core import Change, Context, Exactness, Pass, Refusal
+from onnxopt.core import Change, Context, Exactness, Prediction, Refusal
 from onnxopt.errors import OnnxoptError
 from onnxopt.gate import Drop, Gate
 from onnxopt.graph import weight_bytes
 from onnxopt.runtime import Session
 from onnxopt.samples import Samples
+from onnxopt.stages import Candidate, OneOf, Stage
 from onnxopt.target import Target
 
 
@@ -61,6 +63,8 @@ class Step:
     difference: Difference | None = None
     drop: Drop | None = None
     speed: benchmark.Comparison | None = None
+    predicted: float | None = None
+    """The ratio that the pass expected of the clock."""
     size: int | None = None
     """Bytes of the model after the pass, where it was kept."""
 
@@ -82,8 +86,17 @@ class Step:
             "difference": self.difference and self.difference.to_dict(),
             "drop": self.drop and self.drop.to_dict(),
             "speed": self.speed and self.speed.to_dict(),
+            "predicted": self.predicted,
             "bytes": self.size,
         }
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The winner so far, which a candidate must beat: in speed (or size), or in accuracy without being slower."""
+
+    step: Step
+    in_accuracy: bool = False
 
 
 class Pipeline:
@@ -100,93 +113,141 @@ class Pipeline:
     def __init__(self, model: ir.Model, context: Context, samples: Samples, gate: Gate | None, goal: Goal) -> None:
         """Run the model once: its outputs are what exact passes must keep."""
         self.best = model
+        self.steps: list[Step] = []
         self.context, self.gate, self.goal, self.samples = context, gate, goal, samples
         self._checker = Checker(samples, context.target)
         self._outputs, self._comparable = self._checker.reproducible(model)
         self._size = size_of(model)
 
-    def run(self, passes: Iterable[Pass]) -> Iterator[Step]:
-        """Run the passes one after the other; ``best`` is the best model after each step."""
-        for rewrite in passes:
-            yield self._step(rewrite)
+    def run(self, stages: Iterable[Stage]) -> Iterator[Step]:
+        """Run the stages one after the other; ``best`` is the best model after each step, ``steps`` are all so far."""
+        for stage in stages:
+            if isinstance(stage, OneOf):
+                yield from self._contest(stage)
+            else:
+                yield self._noted(self._step(stage, self.best, None))
 
-    def _step(self, rewrite: Pass) -> Step:
+    def _contest(self, stage: OneOf) -> Iterator[Step]:
+        """Run each candidate on the same model; the better of it and the winner so far stays."""
+        base = self.best
+        winner: tuple[Candidate, Step] | None = None
+        for candidate in stage.candidates:
+            step = self._step(candidate, base, winner and Rival(winner[1]))
+            if step.kept:
+                if winner is not None:
+                    self._overtake(winner[1], step)
+                winner = candidate, step
+            yield self._noted(step)
+        finer = winner and winner[0].finer()
+        if winner is not None and finer is not None:
+            step = self._step(finer, base, Rival(winner[1], in_accuracy=True))
+            if step.kept:
+                self._overtake(winner[1], step)
+            yield self._noted(step)
+
+    def _noted(self, step: Step) -> Step:
+        self.steps.append(step)
+        return step
+
+    def _overtake(self, winner: Step, step: Step) -> None:
+        """Note that an earlier step has given way."""
+        why = f"{winner.why}; {step.words} is better"
+        self.steps[self.steps.index(winner)] = dataclasses.replace(winner, outcome=Outcome.REFUSED, why=why)
+
+    def _step(self, candidate: Candidate, base: ir.Model, rival: Rival | None) -> Step:
         started = time.perf_counter()
         facts: dict[str, Any] = {}
+        progress.stage(str(candidate))
         try:
-            model = self.best.clone()
-            found = rewrite.run(model, self.context)
+            model = base.clone()
+            found = candidate.run(model, self.context)
             facts["changes"] = tuple(item for item in found if isinstance(item, Change))
             facts["refusals"] = tuple(item for item in found if isinstance(item, Refusal))
-            outcome, why = self._decide(rewrite, model, facts)
+            facts["predicted"] = next((item.ratio for item in found if isinstance(item, Prediction)), None)
+            outcome, why = self._decide(candidate, model, facts, rival)
         except OnnxoptError as error:
             outcome, why = Outcome.FAILED, str(error)
         except Exception as error:  # a pass must never take the run down with it
             outcome, why = Outcome.FAILED, f"{type(error).__name__}: {str(error)[:300]}"
         seconds = time.perf_counter() - started
-        return Step(str(rewrite), rewrite.exactness, outcome, why, seconds, **facts)
+        return Step(str(candidate), candidate.exactness, outcome, why, seconds, **facts)
 
-    def _decide(self, rewrite: Pass, model: ir.Model, facts: dict[str, Any]) -> tuple[Outcome, str]:
+    def _decide(
+        self, candidate: Candidate, model: ir.Model, facts: dict[str, Any], rival: Rival | None
+    ) -> tuple[Outcome, str]:
         if not facts["changes"]:
             refusals = facts["refusals"]
             return Outcome.NOTHING, refusals[0].why if refusals else "nothing to do"
-        if rewrite.exactness is Exactness.LOSSY:
-            outcome, why = self._judge(model, facts)
+        if candidate.exactness is Exactness.LOSSY:
+            outcome, why = self._judge(model, facts, rival)
         else:
-            outcome, why = self._compare(rewrite, model, facts)
+            outcome, why = self._compare(candidate, model, facts)
+            if outcome is Outcome.KEPT and rival is not None:
+                pays, why = self._pays(model, facts)
+                outcome = Outcome.KEPT if pays else Outcome.REFUSED
         if outcome is Outcome.KEPT:
             facts["size"] = self._size = size_of(model)
             self.best = model  # last: whatever interrupts before leaves the model of the step before
         return outcome, why
 
-    def _compare(self, rewrite: Pass, model: ir.Model, facts: dict[str, Any]) -> tuple[Outcome, str]:
+    def _compare(self, candidate: Candidate, model: ir.Model, facts: dict[str, Any]) -> tuple[Outcome, str]:
         """Keep an exact pass only if the outputs are still the same."""
-        exact = rewrite.exactness is Exactness.EXACT
+        exact = candidate.exactness is Exactness.EXACT
         try:
             outputs = self._checker.outputs(model)
         except OnnxoptError as error:
             return Outcome.UNDONE, f"the rewritten model does not run: {error}"
         difference = facts["difference"] = largest(self._outputs, outputs, self._comparable, exact=exact)
         if not difference.ok:
-            return Outcome.UNDONE, self._where(rewrite, model, difference)
+            return Outcome.UNDONE, self._where(candidate, model, difference)
         self._outputs = outputs
         return Outcome.KEPT, f"{len(facts['changes'])} changes"
 
-    def _where(self, rewrite: Pass, model: ir.Model, difference: Difference) -> str:
+    def _where(self, candidate: Candidate, model: ir.Model, difference: Difference) -> str:
         """Name the first value that differs."""
         try:
-            found = self._checker.first_different_value(self.best, model, rewrite.exactness)
+            found = self._checker.first_different_value(self.best, model, candidate.exactness)
         except OnnxoptError:
             found = None  # a value that cannot be returned: the output alone is named
         name, worst = found or (difference.output, difference)
         how = "has another shape or type" if worst.relative == float("inf") else f"is off by {worst.relative:.2g}"
-        return f"{rewrite.name} changed the results: value {name!r} {how} (allowed {worst.allowed:.0e}, relative)"
+        return f"{candidate} changed the results: value {name!r} {how} (allowed {worst.allowed:.0e}, relative)"
 
-    def _judge(self, model: ir.Model, facts: dict[str, Any]) -> tuple[Outcome, str]:
-        """Keep a lossy pass only if the gate lets it through and it pays."""
+    def _judge(self, model: ir.Model, facts: dict[str, Any], rival: Rival | None) -> tuple[Outcome, str]:
+        """Keep a lossy pass only if the gate lets it through and it pays; what is quick to find out comes first."""
         if self.gate is None:
             return Outcome.REFUSED, "no data: its accuracy cannot be measured"
+        if rival is not None:
+            pays, why = self._pays(model, facts, at_least_even=rival.in_accuracy)
+            if not pays:
+                return Outcome.REFUSED, f"{why}, against {rival.step.words}"
         drop = facts["drop"] = self.gate.measure(model)
         if not drop.passed:
             return Outcome.REFUSED, f"{drop.metric} drops by {drop.drop:.4f} [{drop.low:.4f}, {drop.high:.4f}]"
-        size = size_of(model)
-        if self.goal is Goal.SIZE:
-            smaller = size < self._size
-            outcome = Outcome.KEPT if smaller else Outcome.REFUSED
-            return self._settled(outcome, model, f"{self._size} to {size} bytes")
-        speed = facts["speed"] = compare_speed(self.best, model, self.samples, self.context.target)
-        outcome = Outcome.KEPT if speed.verdict is benchmark.Verdict.FASTER else Outcome.REFUSED
-        return self._settled(outcome, model, speed.summary())
-
-    def _settled(self, outcome: Outcome, model: ir.Model, why: str) -> tuple[Outcome, str]:
-        if outcome is Outcome.KEPT:
+        if rival is None:
+            pays, why = self._pays(model, facts)
+        elif rival.in_accuracy and rival.step.drop is not None:
+            pays = drop.drop <= rival.step.drop.drop
+            why = f"{drop.metric} drops by {drop.drop:.4f} instead of {rival.step.drop.drop:.4f}"
+        if pays:
             self._outputs = self._checker.outputs(model)
-        return outcome, why
+        return Outcome.KEPT if pays else Outcome.REFUSED, why
+
+    def _pays(self, model: ir.Model, facts: dict[str, Any], *, at_least_even: bool = False) -> tuple[bool, str]:
+        """Whether the model is better than the best so far as the goal asks, or at least no worse."""
+        if self.goal is Goal.SIZE:
+            size = size_of(model)
+            return size < self._size or (at_least_even and size == self._size), f"{self._size} to {size} bytes"
+        speed = facts["speed"] = compare_speed(self.best, model, self.samples, self.context.target)
+        expected = f", expected {facts['predicted']:.2f}x" if facts["predicted"] else ""
+        wanted = (benchmark.Verdict.FASTER, *([benchmark.Verdict.NOT_SIGNIFICANT] if at_least_even else []))
+        return speed.verdict in wanted, f"{speed.summary()}{expected}"
 
 
 def compare_speed(a: ir.Model, b: ir.Model, samples: Samples, target: Target, **limits: Any) -> benchmark.Comparison:
     """Time two models against each other on the first sample; above 1, ``b`` is faster."""
     feeds = samples.first()
+    progress.detail("timing")
 
     def load() -> tuple[benchmark.Run, benchmark.Run]:
         sessions = [Session(model, target, spinning=target.threads == 1) for model in (a, b)]

@@ -10,6 +10,9 @@ A recipe file is TOML::
     [[pass]]
     name = "quantize-int8"
     portable = "yes"
+
+    [[pass]]
+    words = "space-to-depth-stem + quantize-int8 | quantize-int8"
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from onnxopt.core import Pass
 from onnxopt.errors import UsageError
 from onnxopt.passes.quantize.quantize_int8 import MINIMUM_OPSET
 from onnxopt.pipeline import Goal
+from onnxopt.stages import Stage
 from onnxopt.target import Target
 
 VERSION = 1
@@ -45,14 +49,35 @@ EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "residual-sum", "rem
 CLOSE = ("share-initializers", "strip-metadata")
 """Sharing comes last: it ties weights that a pass before it may have to tell apart."""
 
-INT8 = ("quantize-int8", "quantize-int8:min-sqnr=20", "quantize-int8:min-sqnr=30")
-"""Whole chains; where the gate refuses, with the noisiest layers in float. The first that is kept ends it."""
+_QUICK = "quantize-int8:rounding=nearest"
+FORMS = (
+    _QUICK,
+    f"space-to-depth-stem + {_QUICK}",
+    f"flatten-matmul + {_QUICK}",
+    f"merge-projections + flatten-matmul + {_QUICK}",
+    "quantize-dynamic",
+    "quantize-weights",
+    "quantize-weights:bits=4",
+)
+"""Int8 and what may make it faster still, and float not; the fastest is kept, and then rounded with more care."""
+CONTRIB_FORMS = ("fold-constants:growth-bytes=100000000 + quantize-lstm",)
+"""The same with operators that only ONNX Runtime has. A recurrent layer's weights come out of the exporter in parts."""
+SMALLEST = ("quantize-int8:placement=everywhere", "quantize-dynamic")
+"""The same where bytes count, not time."""
+QUIETER = (
+    "quantize-int8",
+    "equalize-channels + quantize-int8",
+    "smooth-activations + quantize-int8",
+    "quantize-int8:min-sqnr=20",
+    "quantize-int8:min-sqnr=30",
+)
+"""Where the gate refuses all of them: better rounding, fairer channels, then layers whose noise is large for what they
+save stay in float. The first that is kept ends it."""
 
-DYNAMIC, DYNAMIC_SATURATING = "quantize-dynamic", "quantize-dynamic:reduce-range=true"
-"""Last, matrix products in int8 with ranges found at every run; where products saturate, with 7-bit weights."""
 
-
-def default(model: ir.Model, goal: Goal, target: Target, *, has_data: bool) -> tuple[Pass, ...]:
+def default(
+    model: ir.Model, goal: Goal, target: Target, *, has_data: bool, allow_contrib: bool = False
+) -> tuple[Stage, ...]:
     """The recipe for a model, a goal and a target.
 
     Without data only exact passes are in it, since no accuracy could be measured. On CUDA there is no
@@ -62,11 +87,12 @@ def default(model: ir.Model, goal: Goal, target: Target, *, has_data: bool) -> t
     if has_data and target.provider == "cpu":
         if model.opset_imports.get("", 0) < MINIMUM_OPSET:
             words.append("upgrade-opset")
-        words += [*INT8, DYNAMIC_SATURATING if target.int8_saturates else DYNAMIC]
-    return tuple(passes.parse(word) for word in [*words, *CLOSE])
+        forms = (*FORMS, *(CONTRIB_FORMS if allow_contrib else ())) if goal is Goal.LATENCY else SMALLEST
+        words += [" | ".join(forms), *QUIETER]
+    return tuple(passes.parse_stage(word) for word in [*words, *CLOSE])
 
 
-def load(path: Path) -> tuple[Pass, ...]:
+def load(path: Path) -> tuple[Stage, ...]:
     """Read a recipe file.
 
     Raises:
@@ -88,21 +114,25 @@ def load(path: Path) -> tuple[Pass, ...]:
     return tuple(_read(entry, path) for entry in entries)
 
 
-def dump(recipe: Sequence[Pass]) -> str:
+def dump(recipe: Sequence[Stage]) -> str:
     """The text of a recipe file; only options that differ from their defaults are written."""
     import tomli_w
 
     return tomli_w.dumps({"version": VERSION, "pass": [_entry(rewrite) for rewrite in recipe]})
 
 
-def _read(entry: Any, path: Path) -> Pass:
+def _read(entry: Any, path: Path) -> Stage:
+    if isinstance(entry, dict) and entry.keys() == {"words"}:
+        return passes.parse_stage(str(entry["words"]))
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise UsageError(f"recipe {path}: each [[pass]] needs a name")
     options = {key: value for key, value in entry.items() if key != "name"}
     return passes.by_name(entry["name"]).configured(options)
 
 
-def _entry(rewrite: Pass) -> dict[str, Any]:
+def _entry(rewrite: Stage) -> dict[str, Any]:
+    if not isinstance(rewrite, Pass):
+        return {"words": str(rewrite)}
     fields = dataclasses.fields(rewrite)  # type: ignore[arg-type]
     given = {field.name: getattr(rewrite, field.name) for field in fields}
     changed = {f.name: given[f.name] for f in fields if given[f.name] != f.default}

@@ -36,7 +36,9 @@ def test_with_data_int8_is_judged_on_samples_that_were_not_calibrated_on(
 ) -> None:
     data = save_npz(x=images)
     out = tmp_path / "out.onnx"
-    options = Options(data=str(data), goal=Goal.SIZE, limits=Limits(max_drop=0.2), passes=named("quantize-int8"))
+    options = Options(
+        data=str(data), goal=Goal.SIZE, limits=Limits(max_drop=0.2), passes=named("quantize-int8:placement=everywhere")
+    )
     report = optimize(conv_net_file, out, options)
     assert report.drop is not None
     assert report.drop.samples == 42
@@ -65,7 +67,7 @@ def test_the_same_command_gives_the_same_bytes(conv_net_file: Path, tmp_path: Pa
         data=str(save_npz(x=images)),
         goal=Goal.SIZE,
         limits=Limits(max_drop=1.0),
-        passes=named("fold-batch-norm", "quantize-int8", "share-initializers", "strip-metadata"),
+        passes=named("fold-batch-norm", "quantize-int8:placement=everywhere", "share-initializers", "strip-metadata"),
     )
     outputs = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for out in outputs:

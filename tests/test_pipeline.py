@@ -12,8 +12,10 @@ from onnxopt.core import Change, Context, Exactness, Pass, Refusal
 from onnxopt.gate import Drop
 from onnxopt.pipeline import Goal, Outcome, Pipeline
 from onnxopt.samples import random_samples
+from onnxopt.stages import OneOf, Stage, Together
 from onnxopt.target import Target
 from onnxopt.testing import parse
+from onnxopt.timebox import TimeUp
 
 TEXT = "g (float[2,4] x) => (float[2,4] y) <float[4] w = {1,2,3,4}> { a = Mul(x, w)  b = Relu(a)  y = Neg(b) }"
 CPU = Target()
@@ -53,17 +55,31 @@ class Raises(Pass):
         raise RuntimeError("something in a library")
 
 
-class FakeGate:
-    """Passes or refuses without looking."""
+@dataclass(frozen=True)
+class Stops(Become):
+    """Is interrupted."""
 
-    def __init__(self, passed: bool) -> None:
-        self.passed = passed
+    name: ClassVar[str] = "stops"
+    exactness: ClassVar[Exactness] = Exactness.LOSSY
+    how: type[BaseException] = KeyboardInterrupt
+
+    def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
+        raise self.how
+
+
+class FakeGate:
+    """Passes or refuses all but models with one operator; counts."""
+
+    def __init__(self, passed: bool, refused: str = "") -> None:
+        self.passed, self.refused, self.count = passed, refused, 0
 
     def measure(self, model: ir.Model) -> Drop:
-        return Drop("top1", 10, 1.0, 0.5, 0.5, 0.4, 0.6, 0.95, self.passed)
+        self.count += 1
+        passed = self.passed and self.refused not in [node.op_type for node in model.graph]
+        return Drop("top1", 10, 1.0, 0.5, 0.5, 0.4, 0.6, 0.95, passed)
 
 
-def run(*passes: Pass, gate=None, goal: Goal = Goal.LATENCY, text: str = TEXT):
+def run(*passes: Stage, gate=None, goal: Goal = Goal.LATENCY, text: str = TEXT):
     model = parse(text)
     line = Pipeline(model, Context(CPU), random_samples(model, CPU, {}), gate, goal)
     return line, list(line.run(passes)), model
@@ -146,3 +162,191 @@ def test_steps_become_json() -> None:
     assert content["changes"] == [{"node": "b", "what": "became Abs"}]
     assert not content["difference"]["ok"]
     assert np.isfinite(content["seconds"])
+
+
+# --- several together, and the best of several ---
+
+SECONDS = {"Relu": 1.0, "Abs": 0.5, "Sin": 0.25, "Cos": 2.0, "Identity": 4.0}
+"""Of a model with this operator."""
+
+
+def ops(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+@pytest.fixture
+def clock(monkeypatch, timed) -> list[tuple[str, str]]:
+    """Times are those of the table; the operators that were compared."""
+    compared = []
+
+    def compare_speed(a: ir.Model, b: ir.Model, *_: object):
+        pair = [next(op for op in ops(model) if op in SECONDS) for model in (a, b)]
+        compared.append(tuple(pair))
+        return timed(*(SECONDS[op] for op in pair))
+
+    monkeypatch.setattr(pipeline, "compare_speed", compare_speed)
+    return compared
+
+
+def test_the_faster_of_two_is_kept_and_the_other_has_given_way(clock) -> None:
+    gate = FakeGate(True)
+    line, (first, second), model = run(OneOf((Lossy(new="Abs"), Lossy(new="Sin"))), gate=gate)
+    assert ops(line.best) == ["Mul", "Sin", "Neg"]
+    assert ops(model) == ["Mul", "Relu", "Neg"]
+    assert clock == [("Relu", "Abs"), ("Abs", "Sin")]
+    assert first.kept
+    assert [step.outcome for step in line.steps] == [Outcome.REFUSED, Outcome.KEPT]
+    assert line.steps[0].why == f"{first.why}; {second.words} is better"
+    assert line.steps[1] == second
+    assert gate.count == 2
+
+
+def test_what_does_not_beat_the_best_so_far_never_reaches_the_gate(clock) -> None:
+    gate = FakeGate(True)
+    line, (first, second), _ = run(OneOf((Lossy(new="Sin"), Lossy(new="Abs"))), gate=gate)
+    assert ops(line.best) == ["Mul", "Sin", "Neg"]
+    assert clock == [("Relu", "Sin"), ("Sin", "Abs")]
+    assert line.steps == [first, second]
+    assert (first.outcome, second.outcome) == (Outcome.KEPT, Outcome.REFUSED)
+    assert second.why.startswith("slower: ")
+    assert second.why.endswith(f", against {first.words}")
+    assert (second.drop, gate.count) == (None, 1)
+
+
+OTHERS = {
+    "is refused by the gate": (Lossy(new="Sin"), Outcome.REFUSED),
+    "has nothing to do": (Lossy("Sqrt", "Abs"), Outcome.NOTHING),
+    "fails": (Raises(), Outcome.FAILED),
+    "is slower": (Lossy(new="Cos"), Outcome.REFUSED),
+}
+
+
+@pytest.mark.parametrize(("other", "outcome"), OTHERS.values(), ids=OTHERS.keys())
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_one_is_kept_where_the_other(clock, other: Pass, outcome: Outcome, first: bool) -> None:
+    good = Lossy(new="Abs")
+    line, steps, _ = run(OneOf((good, other) if first else (other, good)), gate=FakeGate(True, "Sin"))
+    assert ops(line.best) == ["Mul", "Abs", "Neg"]
+    assert {step.words: step.outcome for step in steps} == {str(good): Outcome.KEPT, str(other): outcome}
+    assert line.steps == steps
+
+
+def test_every_candidate_starts_from_the_model_before_and_the_next_stage_from_the_best(clock) -> None:
+    stage = OneOf((Lossy(new="Abs"), Lossy(new="Sin"), Lossy("Sin", "Cos")))
+    line, steps, _ = run(stage, Become("Sin", "Abs"), gate=FakeGate(True))
+    assert [step.outcome for step in steps[2:]] == [Outcome.NOTHING, Outcome.UNDONE]
+    assert ops(line.best) == ["Mul", "Sin", "Neg"]
+
+
+def test_with_goal_size_the_smallest_is_kept() -> None:
+    names = ["Abs", "Softplus", "Sin"]
+    line, steps, _ = run(OneOf(tuple(Lossy(new=name) for name in names)), gate=FakeGate(True), goal=Goal.SIZE)
+    assert [step.outcome for step in steps] == [Outcome.KEPT, Outcome.REFUSED, Outcome.REFUSED]
+    assert steps[2].why.endswith("bytes, against lossy")
+    assert ops(line.best) == ["Mul", "Abs", "Neg"]
+
+
+def test_exact_candidates_are_timed_against_each_other(clock) -> None:
+    text = "g (float[2,4] x) => (float[2,4] y) { a = Softplus(x)  b = Relu(a)  y = Neg(b) }"
+    line, steps, _ = run(OneOf((Become("Relu", "Abs"), Become("Relu", "Identity"))), text=text)
+    assert [step.outcome for step in steps] == [Outcome.KEPT, Outcome.REFUSED]
+    assert clock == [("Abs", "Identity")]
+    assert ops(line.best) == ["Softplus", "Abs", "Neg"]
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, TimeUp])
+def test_an_interruption_leaves_the_best_so_far(clock, how: type[BaseException]) -> None:
+    model = parse(TEXT)
+    line = Pipeline(model, Context(CPU), random_samples(model, CPU, {}), FakeGate(True), Goal.LATENCY)
+    with pytest.raises(how):
+        list(line.run([OneOf((Lossy(new="Abs"), Stops(how=how), Lossy(new="Sin"))), Become("Neg", "Identity")]))
+    assert ops(line.best) == ["Mul", "Abs", "Neg"]
+    assert [(step.words, step.outcome) for step in line.steps] == [("lossy", Outcome.KEPT)]
+
+
+@dataclass(frozen=True)
+class Rough(Lossy):
+    """Has a finer form."""
+
+    name: ClassVar[str] = "rough"
+    better: str = "Exp"
+
+    def finer(self) -> Lossy:
+        return Lossy(self.old, self.better)
+
+
+class Scores(FakeGate):
+    """The drop of a model with an operator."""
+
+    def __init__(self, **drops: float) -> None:
+        super().__init__(True)
+        self.drops = drops
+
+    def measure(self, model: ir.Model) -> Drop:
+        drop = next(self.drops[op] for op in ops(model) if op in self.drops)
+        return Drop("top1", 10, 1.0, 1.0 - drop, drop, drop, drop, 0.95, drop < 0.5)
+
+
+FINER = {
+    "is more exact": (0.1, 0.25, Outcome.KEPT),
+    "is as exact": (0.2, 0.25, Outcome.KEPT),
+    "is less exact": (0.3, 0.25, Outcome.REFUSED),
+    "is refused by the gate": (0.6, 0.25, Outcome.REFUSED),
+    "is slower": (0.1, 0.5, Outcome.REFUSED),
+}
+
+
+@pytest.mark.parametrize(("drop", "seconds", "outcome"), FINER.values(), ids=FINER.keys())
+@pytest.mark.parametrize("together", [False, True])
+def test_the_winner_gives_way_to_its_finer_form_where_that(
+    clock, monkeypatch, drop: float, seconds: float, outcome: Outcome, together: bool
+) -> None:
+    monkeypatch.setitem(SECONDS, "Exp", seconds)
+    rough: Pass | Together = Together((Become("Neg", "Identity"), Rough(new="Sin"))) if together else Rough(new="Sin")
+    monkeypatch.delitem(SECONDS, "Identity")
+    line, steps, _ = run(OneOf((Lossy(new="Abs"), rough)), gate=Scores(Abs=0.2, Sin=0.2, Exp=drop))
+    assert [step.outcome for step in line.steps] == [
+        Outcome.REFUSED,
+        Outcome.REFUSED if outcome is Outcome.KEPT else Outcome.KEPT,
+        outcome,
+    ]
+    assert ops(line.best)[1] == ("Exp" if outcome is Outcome.KEPT else "Sin")
+    assert clock == [("Relu", "Abs"), ("Abs", "Sin"), ("Sin", "Exp")]
+    assert steps[2].words == ("become:old=Neg,new=Identity + lossy:new=Exp" if together else "lossy:new=Exp")
+
+
+def test_passes_together_are_kept_as_one(clock) -> None:
+    line, (step,), _ = run(Together((Become("Neg", "Identity"), Lossy(new="Abs"))), gate=FakeGate(True))
+    assert (step.words, step.exactness, step.outcome) == (
+        "become:old=Neg,new=Identity + lossy",
+        Exactness.LOSSY,
+        Outcome.KEPT,
+    )
+    assert [change.what for change in step.changes] == ["became Identity", "became Abs"]
+    assert ops(line.best) == ["Mul", "Abs", "Identity"]
+
+
+UNDONE_TOGETHER = {
+    "the gate refuses": ((Become("Neg", "Identity"), Lossy(new="Sin")), Outcome.REFUSED, "top1 drops"),
+    "they do not pay": ((Become("Neg", "Identity"), Lossy(new="Cos")), Outcome.REFUSED, "slower"),
+    "the second has nothing to do": (
+        (Become("Neg", "Identity"), Lossy("Sqrt", "Abs")),
+        Outcome.NOTHING,
+        "lossy has nothing to do",
+    ),
+    "the first has nothing to do": (
+        (Become("Sqrt", "Abs"), Lossy(new="Abs")),
+        Outcome.NOTHING,
+        "become has nothing to do",
+    ),
+    "the second fails": ((Lossy(new="Abs"), Raises()), Outcome.FAILED, "RuntimeError"),
+    "another result": ((Become("Neg", "Identity"), Become("Relu", "Abs")), Outcome.UNDONE, "changed the results"),
+}
+
+
+@pytest.mark.parametrize(("passes", "outcome", "why"), UNDONE_TOGETHER.values(), ids=UNDONE_TOGETHER.keys())
+def test_passes_together_are_undone_as_one_where(clock, passes: tuple[Pass, ...], outcome: Outcome, why: str) -> None:
+    line, (step,), model = run(Together(passes), gate=FakeGate(True, "Sin"))
+    assert (step.outcome, line.best) == (outcome, model)
+    assert why in step.why
+    assert ops(model) == ["Mul", "Relu", "Neg"]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import array, constant, label, nodes, opset, replace
+from onnxopt.passes.quantize.grid import quantized_rows, weight_scales
 
 MINIMUM_OPSET = 11
 """DynamicQuantizeLinear begins here."""
@@ -26,7 +27,8 @@ class QuantizeDynamic(Pass):
     After:
         ``q, s, z = DynamicQuantizeLinear(x)``, ``i = MatMulInteger(q, W8, z, 0)``,
         ``y = Cast(i) * (s * scale)``, W8 int8 [K, N] symmetric with ``scale`` [N], one per column; nodes that
-        read the same x share its quantization. ONNX Runtime fuses the chain into one kernel.
+        read the same x share its quantization. ONNX Runtime fuses the chain into one kernel. Where the processor
+        adds pairs of products in 16 bits (``portable``), a column's scale is as large as its largest pair asks for.
     Left alone:
         weights that are not constant, not float32 or not a matrix; convolutions (ConvInteger is 8 to 12 times
         slower than float in ONNX Runtime); models below opset 11.
@@ -39,33 +41,39 @@ class QuantizeDynamic(Pass):
     name: ClassVar[str] = "quantize-dynamic"
     exactness: ClassVar[Exactness] = Exactness.LOSSY
 
-    reduce_range: bool = option(False, "7-bit weights, for processors whose int8 products saturate (x86 without VNNI)")
+    portable: str = option(
+        "auto",
+        "bound pair sums for processors without VNNI: auto asks this one",
+        choices=("auto", "yes", "no"),
+    )
 
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
         """Quantize in place."""
+        if context.target.no_int8:
+            return [Refusal("", context.target.no_int8)]
         if opset(model) < MINIMUM_OPSET:
             return [Refusal("", f"opset {opset(model)} is below {MINIMUM_OPSET}: run upgrade-opset first")]
-        limit = 63 if self.reduce_range else 127
+        pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
         known: dict[ir.Value, Quantized] = {}
         found = [(node, array(node.inputs[1])) for node in nodes(model, "MatMul")]
         return [
-            _quantize(node, weight, limit, known)
+            _quantize(node, weight, known, pairs=pairs)
             for node, weight in found
             if weight is not None and weight.ndim == 2 and weight.dtype == np.float32 and weight.size
         ]
 
 
-def _quantize(node: ir.Node, weight: np.ndarray, limit: int, known: dict[ir.Value, Quantized]) -> Change:
+def _quantize(node: ir.Node, weight: np.ndarray, known: dict[ir.Value, Quantized], *, pairs: bool) -> Change:
     graph, x = node.graph, node.inputs[0]
     assert graph is not None
     assert x is not None
     if x not in known or known[x][0].graph is not graph:
         known[x] = _dynamic(node, x)
     q, s, z = known[x]
-    numbers, scale = quantize_columns(weight, limit)
+    scale = weight_scales(weight.T, None, 1.0, pairs=pairs)
     base = label(node)
-    weights = constant(graph, f"{base}/int8", numbers)
-    zero = constant(graph, f"{base}/zero", np.zeros(numbers.shape[1], np.int8))
+    weights = constant(graph, f"{base}/int8", quantized_rows(weight.T, scale, pairs=pairs).T)
+    zero = constant(graph, f"{base}/zero", np.zeros(len(scale), np.int8))
     product = ir.node("MatMulInteger", [q, weights, z, zero])
     cast = ir.node("Cast", [product.outputs[0]], {"to": ir.DataType.FLOAT})
     scales = ir.node("Mul", [s, constant(graph, f"{base}/scale", scale)])
@@ -81,18 +89,3 @@ def _dynamic(node: ir.Node, x: ir.Value) -> Quantized:
     node.graph.insert_before(node, quantize)
     q, s, z = quantize.outputs
     return q, s, z
-
-
-def quantize_columns(weight: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric int8 numbers of a matrix and their scales.
-
-    Args:
-        weight: float32 [K, N].
-        limit: the largest magnitude of an int8 number.
-
-    Returns:
-        int8 [K, N] and float32 [N], with ``weight`` close to their product.
-    """
-    largest = np.abs(weight).max(axis=0)
-    scale = np.where(largest > 0, largest / limit, 1.0).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8), scale

@@ -30,7 +30,8 @@ class ShareInitializers(Pass):
         ``v`` alone; ``w = Transpose(v)``, which ONNX Runtime computes once, when it loads the model
     Left alone:
         weights under ``min_bytes`` (scales, biases: equal by chance, and a later pass may have to tell them
-        apart); those that are inputs or outputs; two in sibling branches; sparse ones; strings.
+        apart); those that are inputs or outputs, or that a DequantizeLinear reads; two in sibling branches;
+        sparse ones; strings.
     Exact up to:
         nothing.
     Source:
@@ -56,7 +57,7 @@ class ShareInitializers(Pass):
         return changes
 
     def _candidates(self, model: ir.Model) -> list[ir.Value]:
-        plain = [value for value in initializers(model) if _is_plain(value)]
+        plain = [value for value in initializers(model) if _is_plain(value) and not _is_dequantized(value)]
         return [value for value in plain if _numbers(value).nbytes >= self.min_bytes]
 
 
@@ -65,6 +66,11 @@ def _is_plain(value: ir.Value) -> bool:
     if constant is None or value.is_graph_input() or value.is_graph_output():
         return False
     return not isinstance(constant, SparseTensor) and constant.dtype is not ir.DataType.STRING
+
+
+def _is_dequantized(value: ir.Value) -> bool:
+    """Whether it is quantized: ONNX Runtime does not fuse two products that share their integers (MatMulNBits)."""
+    return any(use.node.op_type == "DequantizeLinear" for use in value.uses())
 
 
 def _numbers(value: ir.Value) -> ir.TensorProtocol:

@@ -2,11 +2,12 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from onnxopt import files
 from onnxopt.core import Context, Refusal
-from onnxopt.passes.quantize.quantize_dynamic import QuantizeDynamic, quantize_columns
+from onnxopt.passes.quantize.quantize_dynamic import QuantizeDynamic
 from onnxopt.runtime import Session
 from onnxopt.target import Target
 from onnxopt.testing import assert_leaves, lines, parse, run_pass
@@ -17,8 +18,6 @@ X = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
 
 
 def quantized(text: str, **options):
-    """With 7-bit weights unless said otherwise: 8-bit ones saturate on some processors."""
-    options = {"reduce_range": True, **options}
     model = parse(text)
     changes = run_pass(QuantizeDynamic(**options), model)
     onnx.checker.check_model(files.to_proto(model), full_check=True)
@@ -64,18 +63,23 @@ def test_a_second_run_finds_nothing() -> None:
     assert run_pass(QuantizeDynamic(), model) == []
 
 
-def test_weights_use_their_whole_range() -> None:
-    for options, largest in (({}, 63), ({"reduce_range": False}, 127)):
-        model, _ = quantized(TEXT, **options)
-        assert np.abs(model.graph.initializers["y/int8"].const_value.numpy()).max() == largest
+@pytest.mark.parametrize(("portable", "largest"), [("no", 127), ("yes", 64)])
+def test_pairs_of_products_fit_in_16_bits_where_asked(portable: str, largest: int) -> None:
+    """All weights alike: the worst there is."""
+    model = parse("g (float[n,32] x) => (float[n,16] y) <float[32,16] w> { y = MatMul(x, w) }")
+    model.graph.initializers["w"].const_value = ir.tensor(np.ones((32, 16), np.float32))
+    QuantizeDynamic(portable=portable).run(model, Context(CPU))
+    assert np.unique(model.graph.initializers["y/int8"].const_value.numpy()).tolist() == [largest]
+    if portable == "yes":
+        x = np.full((3, 32), 5, np.float32)
+        np.testing.assert_allclose(Session(model, CPU).run({"x": x})["y"], 160, rtol=0.02)
 
 
 def test_columns_of_zeros() -> None:
-    weight = np.zeros((4, 2), np.float32)
-    weight[:, 1] = [1, -2, 3, 4]
-    numbers, scale = quantize_columns(weight, 127)
-    np.testing.assert_allclose(numbers * scale, weight, atol=scale.max() / 2)
-    assert np.isfinite(scale).all()
+    model = parse("g (float[n,4] x) => (float[n,2] y) <float[4,2] w = {0, 1, 0, -2, 0, 3, 0, 4}> { y = MatMul(x, w) }")
+    QuantizeDynamic().run(model, Context(CPU))
+    y = Session(model, CPU).run({"x": np.eye(4, dtype=np.float32)})["y"]
+    np.testing.assert_allclose(y, [[0, 1], [0, -2], [0, 3], [0, 4]], atol=0.05)
 
 
 LEFT_ALONE = {

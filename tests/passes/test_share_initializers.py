@@ -87,6 +87,9 @@ def test_leaves_weights_that_differ(v: np.ndarray, w: np.ndarray) -> None:
 LEFT_ALONE = {
     "small weights, equal by chance": "g (float[4] x) => (float[4] y) <float[4] v = {1,1,1,1}, float[4] w = {1,1,1,1}> { a = Mul(x, v)  y = Add(a, w) }",
     "nothing to share": TWO,
+    "integers, which ONNX Runtime must find one by one": """g (float[1,64] x) => (float[1,64] y, float[1,64] z)
+        <int8[64,64] v, int8[64,64] w, float s = {0.1}>
+        { a = DequantizeLinear(v, s)  b = DequantizeLinear(w, s)  y = MatMul(x, a)  z = MatMul(x, b) }""",
 }
 
 
