@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := onnxopt passes cli models tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration clean
+.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -64,6 +64,10 @@ bench-selfcheck: $(VENV)/.dev ## Time models against themselves: how often does 
 bench-calibration: $(VENV)/.dev ## Calibrate ResNet-50: time and memory against plain inference and ORT's calibrator
 	@mkdir -p out
 	$(BIN)/python benchmarks/calibration.py --json out/calibration.json
+
+bench-int8: $(VENV)/.dev ## Int8 beside ONNX Runtime's own three tools: accuracy, and the speed of all in one interleaved run
+	@mkdir -p out
+	$(BIN)/python benchmarks/int8.py --json out/int8.json
 
 clean: ## Remove .venv, outputs and caches
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
