@@ -43,6 +43,7 @@ class Case:
         real: from the manifest, with its data; else from the zoo, with random weights and data.
         length: calibration samples are padded with zeros to this sequence length; it is the one that is timed.
         quick: part of --quick.
+        contrib: ours may use operators of com.microsoft: int8 LSTM has no standard form that is fast.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Case:
     real: bool = True
     length: int | None = None
     quick: bool = False
+    contrib: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def commands(case: Case, given: Given, settings: Settings) -> Iterator[tuple[str
     words += ["--metric", case.metric] if case.metric else []
     words += [word for name, output in given.state.items() for word in ("--state", f"{name}={output}")]
     words += [word for one in settings.passes for word in ("--pass", one)]
+    words += ["--allow-contrib"] if case.contrib else []
     yield OURS, ["-m", "onnxopt.cli.main", "optimize", str(given.model), *words, "--json", "-o"]
 
 

@@ -56,7 +56,7 @@ CASES = (
     random_weights("bert_base", 4.5, 1.2),
     random_weights("gpt2", 3.4, 1.0),
     random_weights("gpt2_past", 2.5, 1.0),
-    replace(random_weights("lstm_tagger", 1.5, 1.3), quick=True),
+    replace(random_weights("lstm_tagger", 1.5, 1.3), quick=True, contrib=True),
     Case("silero_vad", ours=POINT, quick=True),
     Case("kws_dscnn", quick=True),
     Case("magika_v3_3", quick=True),
