@@ -56,8 +56,8 @@ FORMS = (
     f"flatten-matmul + {_QUICK}",
     f"merge-projections + flatten-matmul + {_QUICK}",
     "quantize-dynamic",
-    "quantize-weights",
-    "quantize-weights:bits=4",
+    "quantize-weights:share=0.2",
+    "quantize-weights:share=0.2,bits=4",
 )
 """Int8 and what may make it faster still, and float not; the fastest is kept, and then rounded with more care."""
 CONTRIB_FORMS = ("fold-constants:growth-bytes=100000000 + quantize-lstm",)
@@ -68,8 +68,9 @@ QUIETER = (
     "quantize-int8",
     "equalize-channels + quantize-int8",
     "smooth-activations + quantize-int8",
-    "quantize-int8:min-sqnr=20",
-    "quantize-int8:min-sqnr=30",
+    "quantize-int8:noise=0.5",
+    "quantize-int8:noise=0.2",
+    "quantize-int8:noise=0.05",
 )
 """Where the gate refuses all of them: better rounding, fairer channels, then layers whose noise is large for what they
 save stay in float. The first that is kept ends it."""

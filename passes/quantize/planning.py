@@ -57,7 +57,13 @@ class Planned:
 
 
 def plan(
-    model: ir.Model, chains: Chains, context: Context, noise: Noises | None, budget: float, *, measure: bool
+    model: ir.Model,
+    chains: Chains,
+    context: Context,
+    noise: Noises | None,
+    budget: tuple[float, float],
+    *,
+    measure: bool,
 ) -> Planned:
     """Decide.
 
@@ -66,13 +72,17 @@ def plan(
         chains: all that can compute in int8.
         context: samples, of which the first gives the shapes, and the target.
         noise: of each layer alone in int8; None where any is allowed.
-        budget: its sum that is allowed.
+        budget: its sum that is allowed, and the share of what the fastest placement leaves; the lesser counts.
         measure: whether kernels are timed; else only noise leaves layers in float.
     """
     costs = _measured(model, chains, context) if measure else _assumed(model, chains, context)
     placement = Placement(chains, costs)
     free = placement.fastest()
-    chosen = free if noise is None else placement.fastest(noise, budget)
+    chosen = free
+    if noise is not None:
+        most, share = budget
+        loud = sum(one for node, one in noise.items() if node in free.quantized)
+        chosen = placement.fastest(noise, min(most, share * loud))
     nodes = [node for node in model.graph if node in chains.layers or node in chains.members]
     left = {
         label(node): f"stays in float: {_quiet(node, noise) if node in free.quantized else _slow(costs.get(node))}"

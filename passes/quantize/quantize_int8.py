@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -41,13 +42,13 @@ class QuantizeInt8(Pass):
     result is exact there, too.
 
     The times of all kernels, in float and in int8, are measured on this machine, and what computes in int8 is chosen
-    so that the whole takes least time (``placement``); times are kept, so that the next run chooses the same. With
-    ``min-sqnr``, each layer is also quantized alone, and layers whose noise is large for the time they save stay in
-    float until the sum of the others' is small enough.
+    so that the whole takes least time (``placement``); times are kept for the next run, unless others used the machine
+    meanwhile. With ``min-sqnr`` or ``noise``, each layer is also quantized alone, and layers whose noise is large for
+    the time they save stay in float until the sum of the others' is small enough.
 
     Left alone: operators without an integer kernel (Softmax, LayerNormalization, Gelu and others), layers that would
-    not pay, layers named in ``leave``, layers without constant float32 weights, nodes in
-    subgraphs; models below opset 13; models that are quantized already.
+    not pay, layers named in ``leave``, layers without constant float32 weights, nodes in subgraphs; models below opset
+    13; models that are quantized already; other providers than the CPU.
 
     Exact up to: lossy; the gate decides.
 
@@ -63,6 +64,9 @@ class QuantizeInt8(Pass):
     leave: tuple[str, ...] = option((), "nodes that stay in float, by the name of their output")
     min_sqnr: float = option(
         0.0, "signal to quantization noise of the outputs in dB that is kept by leaving layers in float; 0: any", low=0
+    )
+    noise: float = option(
+        1.0, "the same as a share of the noise that all layers in int8 would leave; 1: all of it", low=0, high=1
     )
     placement: str = option(
         "fastest",
@@ -95,9 +99,11 @@ class QuantizeInt8(Pass):
             return [*chains.refusals, Refusal("", "no layer of the main graph can compute in int8")]
         grids = self._grids(model, chains, context)
         pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
-        noise = noises(model, chains, grids, context, pairs=pairs) if self.min_sqnr > 0 else None
+        limited = self.min_sqnr > 0 or self.noise < 1
+        noise = noises(model, chains, grids, context, pairs=pairs) if limited else None
         timed = self.placement == "fastest" and context.target.is_here
-        planned = plan(model, chains, context, noise, 10 ** (-self.min_sqnr / 10), measure=timed)
+        most = 10 ** (-self.min_sqnr / 10) if self.min_sqnr > 0 else math.inf
+        planned = plan(model, chains, context, noise, (most, self.noise), measure=timed)
         if planned.left:
             chains = find(model.graph, twins, self.ops, leave={*self.leave, *planned.left}, whole=self.whole_chains)
             chains.refusals += [Refusal(name, why) for name, why in planned.left.items()]

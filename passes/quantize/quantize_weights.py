@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxopt.calibrate import observed_shapes
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import UsageError
-from onnxopt.graph import STANDARD_DOMAINS, constant, drop_unread, inferred, label, opset, tensor
+from onnxopt.graph import STANDARD_DOMAINS, constant, drop_unread, inferred, label, opset, tensor, weight_bytes
 from onnxopt.opsets import raise_opset
 from onnxopt.passes.quantize.blocks import quantized
 from onnxopt.passes.quantize.layers import Layer, layer
@@ -60,6 +60,7 @@ class QuantizeWeights(Pass):
     block: int = option(32, "weights that share a scale, a power of two from 16 on; 0: a whole column", low=0)
     rows: int = option(4, "most rows of the input of a product", low=1)
     size: int = option(1 << 18, "fewest weights of a matrix; smaller ones stay in the processor's cache", low=1)
+    share: float = option(0.0, "least share of the model's weights that such products must hold", low=0, high=1)
     leave: tuple[str, ...] = option((), "nodes that stay in float, by the name of their output")
 
     def __post_init__(self) -> None:
@@ -83,11 +84,17 @@ class QuantizeWeights(Pass):
         why = {label(found.node): self._why_not(found, shapes) for found in layers}
         refusals += [Refusal(name, reason) for name, reason in why.items() if reason]
         chosen = {name for name, reason in why.items() if not reason}
-        reason = self._raised(model) if chosen else None
+        reason = (self._too_few(model, layers, chosen) or self._raised(model)) if chosen else None
         if reason or not chosen:
             return [*refusals, *([Refusal("", reason)] if reason else [])]
         swaps = [self._quantize(found) for found in _layers(model)[0] if label(found.node) in chosen]
         return self._settle(model, swaps, context.target) + refusals
+
+    def _too_few(self, model: ir.Model, layers: list[Layer], chosen: Collection[str]) -> str | None:
+        """Why the products are not worth it, if they are not."""
+        held = {found.weight: found.weight.const_value for found in layers if label(found.node) in chosen}
+        share = sum(contents.nbytes for contents in held.values() if contents is not None) / max(weight_bytes(model), 1)
+        return f"products with few rows hold {share:.0%} of the weights" if share < self.share else None
 
     def _raised(self, model: ir.Model) -> str | None:
         """Raise the opset to the one that the integers need; why it cannot be, if it cannot."""

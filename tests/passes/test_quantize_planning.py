@@ -73,6 +73,18 @@ def test_what_noise_leaves_in_float_is_said_in_decibel(timings: Timed) -> None:
     assert refused[""] == "no layer gains from int8"
 
 
+def test_a_share_of_the_noise_leaves_the_layers_that_are_loud_for_what_they_save(timings: Timed) -> None:
+    timings(1.0, a=costs(10e-6, 9e-6), b=costs(10e-6, 1e-6), y=costs(10e-6, 1e-6))
+    kept = {}
+    for share in (1.0, 0.9, 0.5, 0.0):
+        _, changed, refused, _ = quantize(ISLANDS, noise=share)
+        kept[share] = [change.node for change in changed]
+        assert all(why.startswith("stays in float: alone in int8") for name, why in refused.items() if name)
+    assert kept[1.0] == ["a", "b", "y"]
+    assert "a" not in kept[0.9]
+    assert len(kept[0.9]) >= len(kept[0.5]) > len(kept[0.0]) == 0
+
+
 def test_what_its_neighbours_leave_in_float_is_said(timings: Timed) -> None:
     timings(1.0, a=costs(10e-6, 20e-6, ends=1e-6), y=costs(10e-6, 20e-6, ends=1e-6))
     _, _, refused, _ = quantize("""g (float[1,4,2,2] x) => (float[1,4,2,2] y) <float[4,4,1,1] w>

@@ -199,6 +199,16 @@ def test_the_opset_stays_where_nothing_is_quantized() -> None:
     assert files.to_bytes(model) == files.to_bytes(before)
 
 
+@pytest.mark.parametrize(("share", "quantized"), [(0.4, True), (0.6, False)])
+def test_products_that_hold_too_little_of_the_model_are_not_worth_it(share: float, quantized: bool) -> None:
+    """Two matrices alike, one of which is read by many rows."""
+    before = parse("""g (float[1,64] x, float[50,64] z) => (float[1,48] y, float[50,48] u) <float[64,48] v, float[64,48] w>
+    { y = MatMul(x, v)  u = MatMul(z, w) }""", opset=21)  # fmt: skip
+    model, said = quantize(before, share=share)
+    assert bool(nodes(model, "DequantizeLinear")) is quantized
+    assert ("products with few rows hold 50% of the weights" in reasons(said)) is not quantized
+
+
 def test_an_opset_that_cannot_be_raised_is_said() -> None:
     _, said = quantize(parse(TEXT, opset=6))
     assert "opset 6 is too old" in reasons(said)[0]
