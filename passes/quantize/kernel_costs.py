@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxopt import cache, files
 from onnxopt.benchmark import LOAD_LIMIT
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import STANDARD_DOMAINS, constant, inferred, label, tensor
+from onnxopt.graph import STANDARD_DOMAINS, array, constant, inferred, label, tensor
 from onnxopt.load import ForeignLoad
 from onnxopt.macs import Shape
 from onnxopt.passes.quantize.chains import Chains, data_inputs, result
@@ -235,16 +235,12 @@ def _convolved(graph: ir.Graph, value: ir.Value) -> ir.Value:
 
 
 def _constant(graph: ir.Graph, name: str, value: ir.Value, found: Layer | None) -> ir.Value:
-    """The same constant in this graph; a weight that is read through a Transpose as what that gives."""
-    contents = tensor(value)
+    """A copy of the constant in this graph; a weight that is read through a Transpose as what that gives."""
+    contents = array(value)
     if contents is None:
         assert found is not None
-        return constant(graph, name, np.ascontiguousarray(found.numbers()))
-    kind = ir.TensorType(contents.dtype)
-    held = ir.Tensor(contents.numpy(), name=name)
-    copy = ir.Value(name=name, type=kind, shape=ir.Shape(contents.shape.numpy()), const_value=held)
-    graph.register_initializer(copy)
-    return copy
+        contents = found.numbers()
+    return constant(graph, name, contents)
 
 
 def _write(model: ir.Model, copies: Sequence[ir.Node], nodes: Sequence[ir.Node], chains: Chains, form: Form) -> None:

@@ -41,12 +41,13 @@ class Layer:
     def rows(self) -> np.ndarray:
         """``[channels, products]``, each row in the order in which ONNX Runtime's kernels sum it.
 
-        Of a convolution that is (kernel positions, input channels), as for channels-last images.
+        Of a convolution that is (kernel positions, input channels), as for channels-last images. A copy: a view would
+        keep a weight file open.
         """
         numbers = np.moveaxis(self.numbers(), self.axis, 0)
         if self.node.op_type == "Conv":
             numbers = np.moveaxis(numbers, 1, -1)
-        return numbers.reshape(len(numbers), -1)
+        return np.array(numbers.reshape(len(numbers), -1))
 
     def shaped(self, rows: np.ndarray) -> np.ndarray:
         """Rows back in the shape of the weight."""

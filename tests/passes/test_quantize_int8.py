@@ -327,3 +327,15 @@ def test_cuda_is_refused_and_float16_proposed(conv_net: ir.Model) -> None:
     assert [type(item) for item in said] == [Refusal]
     assert "no int8 kernels" in said[0].why
     assert "float16" in said[0].why
+
+
+@pytest.mark.parametrize("placement", ["fastest", "everywhere"])
+def test_weights_in_a_file_of_their_own_are_not_held_open(conv_net: ir.Model, tmp_path: Path, placement: str) -> None:
+    """A view of them would keep the file from being closed when the model is written."""
+    proto = files.to_proto(conv_net)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="w.data", size_threshold=0)
+    model = files.load(tmp_path / "m.onnx")
+    samples = random_samples(model, CPU, {}, count=8)
+    quantized, _ = quantize(model, samples, placement=placement)
+    assert files.to_bytes(quantized)
+    assert files.to_bytes(model)
