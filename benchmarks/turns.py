@@ -31,8 +31,8 @@ from onnxopt.benchmark import (
     WARM_SECONDS,
     Clock,
     Run,
-    _environment,
     interval,
+    measured_in,
 )
 from onnxopt.data import open_dataset
 from onnxopt.errors import OnnxoptError
@@ -96,7 +96,7 @@ def times(job: Job) -> dict[str, Any]:
     gc.disable()
     loads = [take_turns(_load(job, feeds), limits, np.random.default_rng(seed)) for seed in range(LOADS)]
     gc.enable()
-    environment = _environment(1, foreign.share())
+    environment = measured_in(1, foreign.share())
     medians = np.median(np.concatenate([load.reshape(-1, len(job.models)) for load in loads]), axis=0)
     first, *others = job.models
     place = {label: i for i, label in enumerate(job.models)}

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.load import cpu_seconds
+from onnxopt.load import ForeignLoad
 
 Clock = Callable[[], float]
 Run = Callable[[], object]
@@ -188,7 +188,7 @@ def compare(
     beside a model that fills them, a small one is timed colder, and its gain shown smaller, than alone.
     """
     with _no_garbage_collection():
-        start, (machine, own) = clock(), cpu_seconds()
+        start, load = clock(), ForeignLoad(clock)
         once = _warm_up(a, b, clock, WARM_SECONDS if max_seconds is None else min(WARM_SECONDS, max_seconds / 4))
         slow = max(once) > slow_iteration or threads > 1
         seconds = max(min_seconds, slow_seconds) if slow else min_seconds
@@ -202,12 +202,12 @@ def compare(
             late = max_seconds is not None and now - start >= max_seconds
             if complete or late or (stop is not None and stop()):
                 break
-        busy, used = cpu_seconds()
+        foreign = load.share()
 
     quads = np.array(rounds)
     ratio, low, high = interval(quads, confidence, seed)
     floor = floor if floor is not None else NOISE_FLOOR if threads == 1 else THREADED_FLOOR
-    environment = _environment(threads, max(0.0, (busy - machine) - (used - own)) / max(now - start, 1e-9))
+    environment = measured_in(threads, foreign)
     wanted = None if complete else f"{min_pairs} pairs and {seconds:g} s"
     return Comparison(
         a=Timing(tuple(quads[:, [0, 3]].ravel().tolist())),
@@ -332,7 +332,8 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _environment(threads: int, foreign_load: float) -> Environment:
+def measured_in(threads: int, foreign_load: float) -> Environment:
+    """This machine, with what its load was."""
     return Environment(
         processor=_processor(),
         cores=os.cpu_count() or 1,

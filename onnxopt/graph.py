@@ -102,6 +102,19 @@ def only_read_by(value: ir.Value, node: ir.Node) -> bool:
     return same_graph and not value.is_graph_output() and len(value.uses()) == 1
 
 
+def added_row(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The Add or Sum that alone reads a node, and adds a constant of one dimension to it; and that constant."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or not only_read_by(node.outputs[0], uses[0].node):
+        return None
+    adder, index = uses[0]
+    if adder.op_type not in ("Add", "Sum") or adder.domain not in STANDARD_DOMAINS or len(adder.inputs) != 2:
+        return None
+    other = adder.inputs[1 - index]
+    contents = tensor(other)
+    return (adder, other) if other is not None and contents is not None and len(contents.shape) == 1 else None
+
+
 def replace(
     old: Sequence[ir.Node],
     op_type: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -18,12 +19,21 @@ def cpu_seconds() -> tuple[float, float]:
 
 @dataclass
 class ForeignLoad:
-    """Counts from when it is made."""
+    """Counts from when it is made.
 
-    _before: tuple[float, float] = field(default_factory=cpu_seconds)
-    _started: float = field(default_factory=time.perf_counter)
+    Attributes:
+        clock: seconds; another one in tests.
+    """
+
+    clock: Callable[[], float] = time.perf_counter
+    _before: tuple[float, float] = field(default_factory=lambda: cpu_seconds())
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin."""
+        self._started = self.clock()
 
     def share(self) -> float:
         """The share of one CPU that other processes have used since; above 1, more than one CPU."""
         busy, used = (now - before for now, before in zip(cpu_seconds(), self._before, strict=True))
-        return max(0.0, busy - used) / max(time.perf_counter() - self._started, 1e-9)
+        return max(0.0, busy - used) / max(self.clock() - self._started, 1e-9)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from onnxopt import benchmark
+from onnxopt import benchmark, load
 from onnxopt.benchmark import Comparison, Timing, Verdict, compare, interval, judge
 
 
@@ -53,7 +53,7 @@ def timed(world: World, a: Callable[[], None], b: Callable[[], None], **limits: 
 
 @pytest.fixture(autouse=True)
 def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "cpu_seconds", lambda: (0.0, 0.0))
+    monkeypatch.setattr(load, "cpu_seconds", lambda: (0.0, 0.0))
     monkeypatch.setattr(gc, "collect", lambda: 0)  # slow here, and without effect on a false clock
 
 
@@ -226,7 +226,7 @@ def test_percentiles_of_a_timing() -> None:
 
 def test_foreign_load_is_what_the_machine_did_without_us(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    monkeypatch.setattr(benchmark, "cpu_seconds", lambda: (1.4 * world.now, world.now))
+    monkeypatch.setattr(load, "cpu_seconds", lambda: (1.4 * world.now, world.now))
     result = timed(world, world.contender("a", 0.01), world.contender("b", 0.01))
     assert result.environment.foreign_load == pytest.approx(0.4)
     assert any("40% of a CPU" in warning for warning in result.warnings)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal
-from onnxopt.graph import STANDARD_DOMAINS, array, constant, inferred, only_read_by, opset, rank
+from onnxopt.graph import STANDARD_DOMAINS, added_row, array, constant, inferred, opset, rank
 
 OLDEST = 15
 """From here Shape can leave out the last dimension."""
@@ -66,14 +66,11 @@ def _bias_add(node: ir.Node, known: Mapping[ir.Value, ir.Value]) -> ir.Node | No
     x, weight = node.inputs
     if x is None or known[x].dtype is not ir.DataType.FLOAT or (rank(known[x]) or 0) < 3:
         return None
-    contents, uses = array(weight), list(node.outputs[0].uses())
-    if contents is None or contents.ndim != 2 or len(uses) != 1:
+    contents, added = array(weight), added_row(node)
+    if contents is None or contents.ndim != 2 or added is None:
         return None
-    add, index = uses[0]
-    if add.op_type not in ("Add", "Sum") or len(add.inputs) != 2 or not only_read_by(node.outputs[0], add):
-        return None
-    bias = array(add.inputs[1 - index])
-    return add if bias is not None and bias.shape == contents.shape[1:] else None
+    adder, row = added
+    return adder if _sizes(row) == contents.shape[1:] else None
 
 
 def _flattened(
@@ -99,8 +96,9 @@ def _flattened(
     return flat[x]
 
 
-def _sizes(weight: ir.Value | None) -> tuple[int, ...]:
-    contents = array(weight)
+def _sizes(value: ir.Value | None) -> tuple[int, ...]:
+    """The shape of a constant."""
+    contents = array(value)
     assert contents is not None
     return contents.shape
 

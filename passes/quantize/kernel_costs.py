@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxopt import cache, files
 from onnxopt.benchmark import LOAD_LIMIT
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import STANDARD_DOMAINS, array, constant, inferred, label, tensor
+from onnxopt.graph import added_row, array, constant, inferred, label, tensor
 from onnxopt.load import ForeignLoad
 from onnxopt.macs import Shape
 from onnxopt.passes.quantize.chains import Chains, data_inputs, result
@@ -78,7 +78,8 @@ def kernel_costs(
         target: this machine.
         seconds: for all measurements together; each takes a few runs in any case.
     """
-    asked = [found for node in (*chains.layers, *_ordered(chains)) if (found := _described(node, chains, shapes))]
+    nodes = (*chains.layers, *sorted(chains.members, key=label))
+    asked = [found for node in nodes if (found := _described(node, chains, shapes))]
     place = _place(target, opset)
     known = _load(place)
     new = {found.key: found for found in asked if found.key not in known}
@@ -112,10 +113,6 @@ def assumed_costs(chains: Chains, work: Mapping[ir.Node, int], target: Target) -
     return costs
 
 
-def _ordered(chains: Chains) -> list[ir.Node]:
-    return sorted(chains.members, key=label)
-
-
 def _described(node: ir.Node, chains: Chains, shapes: Mapping[str, Shape]) -> _Node | None:
     """The node with the text of all that decides its time; None where a shape is not known, or a size is computed."""
     data = [node.inputs[index] for index in data_inputs(node)]
@@ -134,19 +131,10 @@ def _described(node: ir.Node, chains: Chains, shapes: Mapping[str, Shape]) -> _N
             words.append(contents.numpy().tolist())
         else:
             words.append(shapes.get(value.name or ""))
-    bias = _bias_after(node) if node.op_type == "MatMul" else None
+    added = added_row(node) if node.op_type == "MatMul" else None
+    bias = added and added[1]  # ONNX Runtime fuses the two in float, not in int8
     words += [bias is not None, node in chains.layers and result(chains, node) in chains.born]
     return _Node(node, repr(words), shapes, bias)
-
-
-def _bias_after(node: ir.Node) -> ir.Value | None:
-    """The constant that the one reader of a MatMul adds: ONNX Runtime fuses the two in float, not in int8."""
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type not in ("Add", "Sum") or uses[0].node.domain not in STANDARD_DOMAINS:
-        return None
-    others = [value for value in uses[0].node.inputs if value is not node.outputs[0]]
-    contents = tensor(others[0]) if len(others) == 1 else None
-    return others[0] if contents is not None and len(contents.shape) == 1 else None
 
 
 def _groups(found: Sequence[_Node]) -> Iterator[list[_Node]]:

@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
+from onnxopt.core import Change, Context, Exactness, Pass, Refusal
 from onnxopt.graph import array, constant, label, nodes, opset, replace
 from onnxopt.passes.quantize.grid import quantized_rows, weight_scales
+from onnxopt.passes.quantize.portable import bounds_pairs, portable_option
 
 MINIMUM_OPSET = 11
 """DynamicQuantizeLinear begins here."""
@@ -41,11 +42,7 @@ class QuantizeDynamic(Pass):
     name: ClassVar[str] = "quantize-dynamic"
     exactness: ClassVar[Exactness] = Exactness.LOSSY
 
-    portable: str = option(
-        "auto",
-        "bound pair sums for processors without VNNI: auto asks this one",
-        choices=("auto", "yes", "no"),
-    )
+    portable: str = portable_option()
 
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
         """Quantize in place."""
@@ -53,7 +50,7 @@ class QuantizeDynamic(Pass):
             return [Refusal("", context.target.no_int8)]
         if opset(model) < MINIMUM_OPSET:
             return [Refusal("", f"opset {opset(model)} is below {MINIMUM_OPSET}: run upgrade-opset first")]
-        pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
+        pairs = bounds_pairs(self.portable, context.target)
         known: dict[ir.Value, Quantized] = {}
         found = [(node, array(node.inputs[1])) for node in nodes(model, "MatMul")]
         return [

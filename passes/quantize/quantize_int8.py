@@ -17,6 +17,7 @@ from onnxopt.passes.quantize.bias import shifts
 from onnxopt.passes.quantize.chains import WEIGHTED, Chains, find, united
 from onnxopt.passes.quantize.grid import Grid, activation_grid
 from onnxopt.passes.quantize.planning import plan
+from onnxopt.passes.quantize.portable import bounds_pairs, portable_option
 from onnxopt.passes.quantize.rounding import METHODS as METHODS_OF_ROUNDING
 from onnxopt.passes.quantize.rounding import rounded
 from onnxopt.passes.quantize.sensitivity import noises
@@ -82,11 +83,7 @@ class QuantizeInt8(Pass):
         choices=("nearest", *METHODS_OF_ROUNDING),
     )
     correct_bias: bool = option(True, "take off each bias what quantization shifts its channel by on average")
-    portable: str = option(
-        "auto",
-        "bound pair sums for processors without VNNI: auto asks this one",
-        choices=("auto", "yes", "no"),
-    )
+    portable: str = portable_option()
 
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal | Prediction]:
         """Quantize in place."""
@@ -98,7 +95,7 @@ class QuantizeInt8(Pass):
         if not chains.layers:
             return [*chains.refusals, Refusal("", "no layer of the main graph can compute in int8")]
         grids = self._grids(model, chains, context)
-        pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
+        pairs = bounds_pairs(self.portable, context.target)
         limited = self.min_sqnr > 0 or self.noise < 1
         noise = noises(model, chains, grids, context, pairs=pairs) if limited else None
         timed = self.placement == "fastest" and context.target.is_here

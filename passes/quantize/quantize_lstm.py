@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
+from onnxopt.core import Change, Context, Exactness, Pass, Refusal
 from onnxopt.graph import array, constant, drop_unread, given, label, nodes
 from onnxopt.passes.quantize.grid import quantized_rows, weight_scales
+from onnxopt.passes.quantize.portable import bounds_pairs, portable_option
 
 DOMAIN, OPERATOR = "com.microsoft", "DynamicQuantizeLSTM"
 INPUTS = 12
@@ -43,11 +44,7 @@ class QuantizeLstm(Pass):
     name: ClassVar[str] = "quantize-lstm"
     exactness: ClassVar[Exactness] = Exactness.LOSSY
 
-    portable: str = option(
-        "auto",
-        "bound pair sums for processors without VNNI: auto asks this one",
-        choices=("auto", "yes", "no"),
-    )
+    portable: str = portable_option()
 
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
         """Quantize in place."""
@@ -56,7 +53,7 @@ class QuantizeLstm(Pass):
             return [Refusal("", f"{OPERATOR} has a kernel for the CPU only")]
         if found and not context.allow_contrib:
             return [Refusal("", f"{OPERATOR} is an operator of ONNX Runtime only: --allow-contrib")]
-        pairs = context.target.int8_saturates if self.portable == "auto" else self.portable == "yes"
+        pairs = bounds_pairs(self.portable, context.target)
         known: dict[tuple[ir.Graph, ir.Value], Constants] = {}
         said = [_quantize(node, known, pairs=pairs) for node in found]
         if any(isinstance(item, Change) for item in said):
