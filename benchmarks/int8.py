@@ -23,7 +23,7 @@ from contenders import HERE, OTHERS, OURS, POINT, Case, Given, Settings, called,
 from onnxopt.benchmark import LOAD_LIMIT, Verdict, judge
 from onnxopt.gate import Limits
 from onnxopt.runtime import version
-from onnxopt.target import CPU_INFO, Target
+from onnxopt.target import Target, instruction_sets
 
 VERSION = 1
 """Of the JSON form. 1: first."""
@@ -195,8 +195,7 @@ def missed(
 
 def features() -> list[str]:
     """The instruction sets of this processor that matter here."""
-    there = set(CPU_INFO.read_text().split()) if CPU_INFO.exists() else set()
-    return [name for name in FEATURES if name in there]
+    return [name for name in FEATURES if name in instruction_sets()]
 
 
 def header(there: Sequence[str]) -> str:

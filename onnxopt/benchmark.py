@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import functools
 import gc
 import importlib.metadata
 import math
@@ -23,12 +22,12 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxopt.load import ForeignLoad
+from onnxopt.target import processor
 
 Clock = Callable[[], float]
 Run = Callable[[], object]
@@ -335,7 +334,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def measured_in(threads: int, foreign_load: float) -> Environment:
     """This machine, with what its load was."""
     return Environment(
-        processor=_processor(),
+        processor=processor(),
         cores=os.cpu_count() or 1,
         python=platform.python_version(),
         platform=platform.platform(),
@@ -343,16 +342,6 @@ def measured_in(threads: int, foreign_load: float) -> Environment:
         threads=threads,
         foreign_load=foreign_load,
     )
-
-
-@functools.cache
-def _processor() -> str:
-    """Its name; Linux keeps it where platform does not look."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _onnxruntime_version() -> str | None:

@@ -186,6 +186,30 @@ def drop_unread(values: Sequence[ir.Value]) -> None:
             del graph.initializers[value.name]
 
 
+def drop_constant(value: ir.Value) -> None:
+    """Remove a constant, and the nodes that only serve to give it, unless somebody reads it."""
+    drop_unread([value])
+    node = value.producer()
+    if node is None or node.graph is None or value.uses() or value.is_graph_output():
+        return
+    inputs = [one for one in node.inputs if one is not None]
+    node.graph.remove(node, safe=True)
+    for one in inputs:
+        drop_constant(one)
+
+
+def rewrite(node: ir.Node, index: int, numbers: np.ndarray) -> None:
+    """Let a node read new numbers: in place of the old constant, or beside it where others read that."""
+    graph, old = node.graph, given(node, index)
+    assert isinstance(graph, ir.Graph)
+    node.resize_inputs(max(len(node.inputs), index + 1))
+    own = old.name if old is not None and old.is_initializer() else None
+    node.replace_input_with(index, None)
+    if old is not None:
+        drop_constant(old)
+    node.replace_input_with(index, constant(graph, own or f"{label(node)}/{node.op_type}/{index}", numbers))
+
+
 def initializers(model: ir.Model) -> Iterator[ir.Value]:
     """All initializers of the graph and its subgraphs."""
     for graph in model.graphs():

@@ -47,6 +47,11 @@ class Target:
         return self.provider == "cpu" and "amx_int8" in self._features()
 
     @property
+    def has_avx512(self) -> bool:
+        """Whether convolutions compute 16 channels at once, instead of 8."""
+        return self.provider == "cpu" and "avx512f" in self._features()
+
+    @property
     def no_int8(self) -> str | None:
         """Why int8 would not pay there; None where it may (read from ONNX Runtime's kernels and selectors)."""
         if self.provider == "cpu":
@@ -62,7 +67,7 @@ class Target:
         return self.provider == "cpu" and self.features is None
 
     def _features(self) -> frozenset[str]:
-        return _processor() if self.features is None else self.features
+        return instruction_sets() if self.features is None else self.features
 
 
 def _is_x86() -> bool:
@@ -70,13 +75,18 @@ def _is_x86() -> bool:
 
 
 def processor() -> str:
-    """The model and the instruction sets of this processor, as far as it says."""
-    told = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
-    lines = [line for line in told if line.split(":")[0].strip() in ("model name", "flags", "Features")]
-    return "\n".join(sorted(set(lines))) or platform.machine() + platform.processor()
+    """The name of this processor; Linux keeps it where ``platform`` does not look."""
+    return next(iter(_told("model name")), None) or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> frozenset[str]:
+    """Those of this processor, as Linux names them; empty where it cannot be asked."""
+    return frozenset(" ".join(_told("flags", "Features")).split())
 
 
 @functools.cache
-def _processor() -> frozenset[str]:
-    """The instruction sets of this processor; empty where it cannot be asked."""
-    return frozenset(CPU_INFO.read_text().split()) if CPU_INFO.exists() else frozenset()
+def _told(*names: str) -> tuple[str, ...]:
+    """What the system says of its cores under these names."""
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    pairs = [line.partition(":") for line in lines]
+    return tuple(value.strip() for name, _, value in pairs if name.strip() in names)

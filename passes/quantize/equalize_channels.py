@@ -10,8 +10,8 @@ import onnx_ir as ir
 from onnxopt.calibrate import channel_statistics
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import label
-from onnxopt.passes.quantize.balance import axes, factors
-from onnxopt.passes.quantize.scaling_rules import trace
+from onnxopt.passes.quantize.scaling.balance import axes, factors
+from onnxopt.passes.quantize.scaling.rules import trace
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,16 @@ from onnx_ir.passes.common import NameFixPass
 from onnxopt.calibrate import METHODS, calibrate
 from onnxopt.core import Change, Context, Exactness, Pass, Prediction, Refusal, option
 from onnxopt.graph import inferred, label, opset, walk
-from onnxopt.passes.quantize.bias import shifts
-from onnxopt.passes.quantize.chains import WEIGHTED, Chains, find, united
-from onnxopt.passes.quantize.grid import Grid, activation_grid
-from onnxopt.passes.quantize.planning import plan
-from onnxopt.passes.quantize.portable import bounds_pairs, portable_option
-from onnxopt.passes.quantize.rounding import METHODS as METHODS_OF_ROUNDING
-from onnxopt.passes.quantize.rounding import rounded
-from onnxopt.passes.quantize.sensitivity import noises
-from onnxopt.passes.quantize.writer import Writer
+from onnxopt.layers import WEIGHTED
+from onnxopt.passes.quantize.grids.grid import Grid, activation_grid
+from onnxopt.passes.quantize.grids.portable import bounds_pairs, portable_option
+from onnxopt.passes.quantize.int8.bias import shifts
+from onnxopt.passes.quantize.int8.chains import Chains, find, united
+from onnxopt.passes.quantize.int8.writer import Writer
+from onnxopt.passes.quantize.placing.planning import plan
+from onnxopt.passes.quantize.placing.sensitivity import noises
+from onnxopt.passes.quantize.rounding.rounding import METHODS as METHODS_OF_ROUNDING
+from onnxopt.passes.quantize.rounding.rounding import rounded
 from onnxopt.runtime import kernels
 
 MINIMUM_OPSET = 13

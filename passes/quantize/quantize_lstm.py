@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal
 from onnxopt.graph import array, constant, drop_unread, given, label, nodes
-from onnxopt.passes.quantize.grid import quantized_rows, weight_scales
-from onnxopt.passes.quantize.portable import bounds_pairs, portable_option
+from onnxopt.passes.quantize.grids.grid import quantized_rows, weight_scales
+from onnxopt.passes.quantize.grids.portable import bounds_pairs, portable_option
 
 DOMAIN, OPERATOR = "com.microsoft", "DynamicQuantizeLSTM"
 INPUTS = 12

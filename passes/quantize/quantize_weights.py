@@ -13,13 +13,14 @@ import onnx_ir as ir
 from onnxopt.calibrate import observed_shapes
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import UsageError
-from onnxopt.graph import STANDARD_DOMAINS, constant, drop_unread, inferred, label, opset, tensor, weight_bytes
+from onnxopt.graph import constant, drop_constant, drop_unread, label, opset, tensor, weight_bytes
+from onnxopt.layers import Layer, layers
 from onnxopt.opsets import raise_opset
-from onnxopt.passes.quantize.blocks import quantized
-from onnxopt.passes.quantize.layers import Layer, layer
+from onnxopt.passes.quantize.grids.blocks import quantized
 from onnxopt.runtime import kernels
 from onnxopt.target import Target
 
+PRODUCTS = ("MatMul", "Gemm")
 PER_CHANNEL_OPSET, BLOCK_OPSET = 13, 21
 """DequantizeLinear with one scale for each channel, and with blocks and 4-bit integers."""
 UINT4_IR = 10
@@ -78,21 +79,21 @@ class QuantizeWeights(Pass):
         """Quantize in place, then undo what ONNX Runtime does not fuse."""
         if context.calibration is None:
             return [Refusal("", "needs calibration data (--data)")]
-        layers, refusals = _layers(model)
-        names = [value.name or "" for found in layers if (value := found.node.inputs[0]) is not None]
+        products, refusals = layers(model, PRODUCTS)
+        names = [value.name or "" for found in products if (value := found.node.inputs[0]) is not None]
         shapes = observed_shapes(model, context.calibration, names, context.target)
-        why = {label(found.node): self._why_not(found, shapes) for found in layers}
+        why = {label(found.node): self._why_not(found, shapes) for found in products}
         refusals += [Refusal(name, reason) for name, reason in why.items() if reason]
         chosen = {name for name, reason in why.items() if not reason}
-        reason = (self._too_few(model, layers, chosen) or self._raised(model)) if chosen else None
+        reason = (self._too_few(model, products, chosen) or self._raised(model)) if chosen else None
         if reason or not chosen:
             return [*refusals, *([Refusal("", reason)] if reason else [])]
-        swaps = [self._quantize(found) for found in _layers(model)[0] if label(found.node) in chosen]
+        swaps = [self._quantize(found) for found in layers(model, PRODUCTS)[0] if label(found.node) in chosen]
         return self._settle(model, swaps, context.target) + refusals
 
-    def _too_few(self, model: ir.Model, layers: list[Layer], chosen: Collection[str]) -> str | None:
+    def _too_few(self, model: ir.Model, products: list[Layer], chosen: Collection[str]) -> str | None:
         """Why the products are not worth it, if they are not."""
-        held = {found.weight: found.weight.const_value for found in layers if label(found.node) in chosen}
+        held = {found.weight: found.weight.const_value for found in products if label(found.node) in chosen}
         share = sum(contents.nbytes for contents in held.values() if contents is not None) / max(weight_bytes(model), 1)
         return f"products with few rows hold {share:.0%} of the weights" if share < self.share else None
 
@@ -152,7 +153,7 @@ class QuantizeWeights(Pass):
         for swap in undone:
             swap.undo()
         for swap in kept:
-            swap.drop_unread()
+            drop_constant(swap.before)
         if not kept:
             model.ir_version = version
         what, why = f"with {self.bits}-bit weights (MatMulNBits)", "ONNX Runtime does not fuse it with its weights"
@@ -185,29 +186,7 @@ class _Swap:
             self.node.attributes["transB"] = self.attribute
         if self.relu is not None:
             _write_as_relu(self.relu)
-        _remove(self.dequantize)
-
-    def drop_unread(self) -> None:
-        """Remove the float weight, and a Transpose in front of it, where nobody else reads them."""
-        producer = self.before.producer()
-        if producer is None:
-            drop_unread([self.before])
-        elif producer.graph is not None and not self.before.uses() and not self.before.is_graph_output():
-            _remove(producer)
-
-
-def _layers(model: ir.Model) -> tuple[list[Layer], list[Refusal]]:
-    """The products with constant matrices in the main graph, and why others are none."""
-    twins = inferred(model)
-    layers, refusals = [], []
-    for node in model.graph:
-        if node.op_type in ("MatMul", "Gemm") and node.domain in STANDARD_DOMAINS:
-            found = layer(node, twins)
-            if isinstance(found, Layer):
-                layers.append(found)
-            else:
-                refusals.append(Refusal(label(node), found))
-    return layers, refusals
+        drop_constant(self.dequantize.outputs[0])
 
 
 def _relu_behind(node: ir.Node) -> ir.Node | None:
@@ -240,11 +219,3 @@ def _write_as_relu(maximum: ir.Node) -> None:
     maximum.resize_inputs(1)
     maximum.op_type = "Relu"
     drop_unread([zero])
-
-
-def _remove(node: ir.Node) -> None:
-    """Remove a node that nobody reads, and the constants that only it read."""
-    inputs = [value for value in node.inputs if value is not None]
-    assert isinstance(node.graph, ir.Graph)
-    node.graph.remove(node, safe=True)
-    drop_unread(inputs)

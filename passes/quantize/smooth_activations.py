@@ -12,9 +12,9 @@ import onnx_ir as ir
 from onnxopt.calibrate import Channels, channel_statistics
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import constant, label
-from onnxopt.passes.quantize.balance import axes, factors, noise
-from onnxopt.passes.quantize.scaling import Parameter, Reader, Scaling
-from onnxopt.passes.quantize.scaling_rules import trace
+from onnxopt.passes.quantize.scaling.balance import axes, factors, noise
+from onnxopt.passes.quantize.scaling.rules import trace
+from onnxopt.passes.quantize.scaling.scaling import Parameter, Reader, Scaling
 
 PRODUCTS = ("Gemm", "MatMul")
 WORTH = 4.0

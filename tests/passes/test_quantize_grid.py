@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxopt.passes.quantize.grid import (
+from onnxopt.passes.quantize.grids.grid import (
     PAIR_MAX,
     activation_grid,
     quantized_bias,

@@ -11,9 +11,9 @@ from onnxopt import cache
 from onnxopt.calibrate import observed_shapes
 from onnxopt.errors import ModelError
 from onnxopt.graph import inferred
-from onnxopt.passes.quantize import kernel_costs as module
-from onnxopt.passes.quantize.chains import Chains, find
-from onnxopt.passes.quantize.kernel_costs import Costs, Form, assumed_costs, kernel_costs
+from onnxopt.passes.quantize.int8.chains import Chains, find
+from onnxopt.passes.quantize.placing import kernel_costs as module
+from onnxopt.passes.quantize.placing.kernel_costs import Costs, Form, assumed_costs, kernel_costs
 from onnxopt.samples import random_samples
 from onnxopt.stopwatch import Cost
 from onnxopt.target import Target

@@ -11,7 +11,7 @@ import pytest
 from onnxopt import files
 from onnxopt.core import Change, Context, Refusal
 from onnxopt.graph import array, walk
-from onnxopt.passes.quantize.grid import PAIR_MAX
+from onnxopt.passes.quantize.grids.grid import PAIR_MAX
 from onnxopt.passes.quantize.quantize_lstm import QuantizeLstm, quantized
 from onnxopt.runtime import Session
 from onnxopt.target import Target

@@ -12,9 +12,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from onnxopt.graph import inferred
-from onnxopt.passes.quantize.chains import FLOAT_OUTPUT, MOVES, Chains, data_inputs, find
-from onnxopt.passes.quantize.kernel_costs import Costs, Form
-from onnxopt.passes.quantize.placement import WORTH, Placement, form
+from onnxopt.passes.quantize.int8.chains import FLOAT_OUTPUT, MOVES, Chains, data_inputs, find
+from onnxopt.passes.quantize.placing.kernel_costs import Costs, Form
+from onnxopt.passes.quantize.placing.placement import WORTH, Placement, form
 from onnxopt.stopwatch import Cost
 from onnxopt.testing import parse
 

@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxopt.core import Change, Context, Prediction, Refusal
-from onnxopt.passes.quantize import planning
-from onnxopt.passes.quantize.chains import Chains
-from onnxopt.passes.quantize.kernel_costs import Costs, Form
+from onnxopt.passes.quantize.int8.chains import Chains
+from onnxopt.passes.quantize.placing import planning
+from onnxopt.passes.quantize.placing.kernel_costs import Costs, Form
 from onnxopt.passes.quantize.quantize_int8 import QuantizeInt8
 from onnxopt.samples import random_samples
 from onnxopt.stopwatch import Cost

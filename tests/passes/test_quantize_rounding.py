@@ -14,13 +14,13 @@ from onnxopt.core import Context
 from onnxopt.data import open_dataset
 from onnxopt.errors import UsageError
 from onnxopt.graph import inferred
-from onnxopt.passes.quantize import rounding
-from onnxopt.passes.quantize.adaround import adaround
-from onnxopt.passes.quantize.chains import Chains, find
-from onnxopt.passes.quantize.grid import PAIR_MAX, Grid, activation_grid
-from onnxopt.passes.quantize.optq import optq
-from onnxopt.passes.quantize.rounding import rounded
-from onnxopt.passes.quantize.vectors import on_grid, vectors
+from onnxopt.passes.quantize.grids.grid import PAIR_MAX, Grid, activation_grid
+from onnxopt.passes.quantize.int8.chains import Chains, find
+from onnxopt.passes.quantize.rounding import rounding
+from onnxopt.passes.quantize.rounding.adaround import adaround
+from onnxopt.passes.quantize.rounding.inputs import on_grid
+from onnxopt.passes.quantize.rounding.optq import optq
+from onnxopt.passes.quantize.rounding.rounding import rounded
 from onnxopt.runtime import Session, input_specs
 from onnxopt.samples import with_state
 from onnxopt.target import Target
@@ -92,7 +92,7 @@ def test_pairs_keep_to_their_bound_with_extreme_weights(products: int) -> None:
 
 def test_adaround_is_nearer_than_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="AdaRound needs PyTorch")
-    monkeypatch.setattr("onnxopt.passes.quantize.adaround.STEPS", 250)
+    monkeypatch.setattr("onnxopt.passes.quantize.rounding.adaround.STEPS", 250)
     weights, hessian = np.random.default_rng(1).uniform(-100, 100, (2, 4, 16)), correlated(2, 16)
     got = adaround(weights, hessian, pairs=False)
     assert error(weights, got, hessian) < 0.5 * error(weights, np.rint(weights), hessian)
@@ -162,19 +162,6 @@ def emulated(model: ir.Model, x: np.ndarray, found: dict[ir.Node, np.ndarray] | 
 
 
 @pytest.mark.parametrize("parts", LAYERS.values(), ids=LAYERS.keys())
-def test_vectors_are_what_the_rows_are_multiplied_with(parts: tuple[str, str, str]) -> None:
-    model, x = net(*parts), np.maximum(smooth(parts[0]), 0)
-    layer = next(iter(known(model)[0].layers.values()))
-    y = gives(model, x)
-    y = np.moveaxis(y, 1, -1) if "Conv" in parts[2] else y
-    all_of_them = vectors(layer, x, 10**6, np.random.default_rng(0))
-    rows = layer.rows().reshape(len(all_of_them), -1, all_of_them.shape[2])
-    got = np.einsum("gvp,gcp->vgc", all_of_them, rows).reshape(y.shape)
-    np.testing.assert_allclose(got, y, rtol=1e-4, atol=1e-4)
-    assert vectors(layer, x, 7, np.random.default_rng(0)).shape == (len(rows), 7, rows.shape[2])
-
-
-@pytest.mark.parametrize("parts", LAYERS.values(), ids=LAYERS.keys())
 def test_the_layer_gives_nearly_what_it_gave(parts: tuple[str, str, str], save_npz: Callable[..., Path]) -> None:
     model, x = net(*parts), smooth(parts[0])
     context = learned(model, x, save_npz)
@@ -199,7 +186,7 @@ def test_integers_have_the_shape_the_type_and_the_bound(
 ) -> None:
     if method == "adaround":
         pytest.importorskip("torch", reason="AdaRound needs PyTorch")
-        monkeypatch.setattr("onnxopt.passes.quantize.adaround.STEPS", 30)
+        monkeypatch.setattr("onnxopt.passes.quantize.rounding.adaround.STEPS", 30)
     model = parse(TWO)
     for name, seed in (("a", 0), ("b", 1)):
         shape = model.graph.initializers[name].shape.numpy()

@@ -7,10 +7,10 @@ import pytest
 from onnxopt.calibrate import calibrate
 from onnxopt.core import Change, Context, Refusal
 from onnxopt.graph import inferred, label
-from onnxopt.passes.quantize.chains import find, united
-from onnxopt.passes.quantize.grid import activation_grid
+from onnxopt.passes.quantize.grids.grid import activation_grid
+from onnxopt.passes.quantize.int8.chains import find, united
+from onnxopt.passes.quantize.placing.sensitivity import decibel, noises
 from onnxopt.passes.quantize.quantize_int8 import QuantizeInt8
-from onnxopt.passes.quantize.sensitivity import decibel, noises
 from onnxopt.runtime import Session
 from onnxopt.samples import Samples, random_samples
 from onnxopt.target import Target

@@ -12,7 +12,7 @@ from onnxopt.core import Change, Context, Refusal
 from onnxopt.errors import UsageError
 from onnxopt.graph import array, nodes
 from onnxopt.passes import parse as parse_pass
-from onnxopt.passes.quantize.blocks import quantized
+from onnxopt.passes.quantize.grids.blocks import quantized
 from onnxopt.passes.quantize.quantize_weights import QuantizeWeights
 from onnxopt.runtime import Session, kernels
 from onnxopt.samples import random_samples

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import constant, drop_unread, label, tensor
-from onnxopt.passes.quantize.chains import Chains, data_inputs
-from onnxopt.passes.quantize.grid import WEIGHT_MAX, Grid, quantized_bias
-from onnxopt.passes.quantize.layers import Layer
+from onnxopt.graph import constant, drop_constant, label, tensor
+from onnxopt.passes.quantize.grids.grid import WEIGHT_MAX, Grid, quantized_bias
+from onnxopt.passes.quantize.int8.chains import Chains, data_inputs
+from onnxopt.passes.quantize.int8.layers import Int8Layer
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Writer:
             _keep_bias_apart(node)
         self.graph.sort()
 
-    def _quantize_weights(self, node: ir.Node, layer: Layer) -> None:
+    def _quantize_weights(self, node: ir.Node, layer: Int8Layer) -> None:
         source = node.inputs[0]
         assert source is not None
         bias, scale = layer.bias_numbers(), float(self.grids[source].scale)
@@ -59,14 +59,16 @@ class Writer:
             self.weights[key] = self._dequantized(layer.weight, layer.shaped(rows), scales, layer.axis, zero)
         before = node.inputs[1]
         node.replace_input_with(1, self.weights[key])
-        _remove_unread(before)
+        if before is not None:
+            drop_constant(before)
         if node in self.moved:
             bias = (0 if bias is None else bias) - self.moved[node]
         if bias is not None:
             integers = quantized_bias(bias, scales, scale)
             like = layer.bias or ir.Value(name=f"{label(node)}/bias", type=layer.weight.type)
             _set_bias(node, self._dequantized(like, integers, scales * np.float32(scale), 0))
-        drop_unread([value for value in (layer.weight, layer.bias) if value is not None])
+        if layer.bias is not None:
+            drop_constant(layer.bias)
 
     def _dequantized(
         self, like: ir.Value, integers: np.ndarray, scales: np.ndarray, axis: int, zero: int = 0
@@ -117,15 +119,6 @@ class Writer:
         out.name, out.type, out.shape = name, kind, shape
         self.graph.append(node)
         return out
-
-
-def _remove_unread(value: ir.Value | None) -> None:
-    """Remove the Transpose of a weight that nobody reads any more."""
-    if value is None or value.uses() or value.is_graph_output():
-        return
-    node = value.producer()
-    if node is not None and node.graph is not None:
-        node.graph.remove(node, safe=True)
 
 
 def _set_bias(node: ir.Node, bias: ir.Value) -> None:

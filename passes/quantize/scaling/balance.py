@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt.calibrate import Channels
-from onnxopt.passes.quantize.grid import LEVELS, WEIGHT_MAX
-from onnxopt.passes.quantize.scaling import Classes, Factors, Reader, Scaling
+from onnxopt.passes.quantize.grids.grid import LEVELS, WEIGHT_MAX
+from onnxopt.passes.quantize.scaling.scaling import Classes, Factors, Reader, Scaling
 
 Array = npt.NDArray[np.float64]
 ROUNDED = 0.6

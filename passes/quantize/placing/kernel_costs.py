@@ -21,13 +21,13 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.graph import added_row, array, constant, inferred, label, tensor
 from onnxopt.load import ForeignLoad
 from onnxopt.macs import Shape
-from onnxopt.passes.quantize.chains import Chains, data_inputs, result
-from onnxopt.passes.quantize.grid import AMX_PRODUCTS, Grid
-from onnxopt.passes.quantize.layers import Layer, layer
-from onnxopt.passes.quantize.writer import Writer
+from onnxopt.passes.quantize.grids.grid import AMX_PRODUCTS, Grid
+from onnxopt.passes.quantize.int8.chains import Chains, data_inputs, result
+from onnxopt.passes.quantize.int8.layers import Int8Layer, layer
+from onnxopt.passes.quantize.int8.writer import Writer
 from onnxopt.runtime import version
 from onnxopt.stopwatch import ASIDE, Cost, part_costs
-from onnxopt.target import Target, processor
+from onnxopt.target import Target, instruction_sets, processor
 
 VERSION = 1
 """Of the kept costs; raise it when they are measured otherwise."""
@@ -222,7 +222,7 @@ def _convolved(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return out
 
 
-def _constant(graph: ir.Graph, name: str, value: ir.Value, found: Layer | None) -> ir.Value:
+def _constant(graph: ir.Graph, name: str, value: ir.Value, found: Int8Layer | None) -> ir.Value:
     """A copy of the constant in this graph; a weight that is read through a Transpose as what that gives."""
     contents = array(value)
     if contents is None:
@@ -238,7 +238,7 @@ def _write(model: ir.Model, copies: Sequence[ir.Node], nodes: Sequence[ir.Node],
         parts.read.update(v for index in data_inputs(copy) if (v := copy.inputs[index]) is not None)
         if node in chains.layers:
             found = layer(copy, twins)
-            assert isinstance(found, Layer)
+            assert isinstance(found, Int8Layer)
             parts.layers[copy] = found
         else:
             parts.members.add(copy)
@@ -246,7 +246,7 @@ def _write(model: ir.Model, copies: Sequence[ir.Node], nodes: Sequence[ir.Node],
             parts.born.update(copy.outputs)
     for node in [node for node in model.graph if (node.name or "").startswith(ASIDE)]:
         found = layer(node, twins)
-        assert isinstance(found, Layer)
+        assert isinstance(found, Int8Layer)
         parts.layers[node] = found
         parts.read.update(value for value in node.inputs[:1] if value is not None)
         parts.born.update(node.outputs)
@@ -257,7 +257,7 @@ def _write(model: ir.Model, copies: Sequence[ir.Node], nodes: Sequence[ir.Node],
 def _place(target: Target, opset: int) -> Path | None:
     """The file for this machine; None where nothing is kept."""
     folder = cache.folder("kernels")
-    words = repr((VERSION, version(), processor(), target.threads, opset))
+    words = repr((VERSION, version(), processor(), sorted(instruction_sets()), target.threads, opset))
     return folder and folder / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.json"
 
 

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from onnxopt.core import Refusal
 from onnxopt.graph import STANDARD_DOMAINS, given, label, only_read_by, scalar, tensor
-from onnxopt.passes.quantize.layers import Layer, Twins, layer
+from onnxopt.layers import WEIGHTED, Twins
+from onnxopt.passes.quantize.int8.layers import Int8Layer, layer
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 JOINS = ("Add", "Mul", "Concat", "Where", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu")
 """Operators with an integer kernel of their own."""
 MOVES = (
@@ -47,7 +47,7 @@ class Chains:
         refusals: layers that stay in float, and why.
     """
 
-    layers: dict[ir.Node, Layer] = field(default_factory=dict)
+    layers: dict[ir.Node, Int8Layer] = field(default_factory=dict)
     members: set[ir.Node] = field(default_factory=set)
     clips: set[ir.Node] = field(default_factory=set)
     born: set[ir.Value] = field(default_factory=set)
@@ -111,9 +111,9 @@ def _bear(chains: Chains, node: ir.Node) -> None:
 
 def _start(chains: Chains, node: ir.Node, twins: Twins) -> None:
     found = layer(node, twins)
-    if isinstance(found, Layer) and not _float([node.inputs[0]], twins):
+    if isinstance(found, Int8Layer) and not _float([node.inputs[0]], twins):
         found = "it does not compute in float32"
-    if isinstance(found, Layer):
+    if isinstance(found, Int8Layer):
         chains.layers[node] = found
         _bear(chains, node)
     elif node.op_type == "Conv" or "not constant" not in found:

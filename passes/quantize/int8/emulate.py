@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.graph import constant
-from onnxopt.passes.quantize.grid import Grid
-from onnxopt.passes.quantize.layers import Layer
+from onnxopt.passes.quantize.grids.grid import Grid
+from onnxopt.passes.quantize.int8.layers import Int8Layer
 
 
 def add(graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], **attributes: int | list[int]) -> ir.Value:
@@ -24,7 +24,7 @@ def rounded_input(graph: ir.Graph, name: str, value: ir.Value, grid: Grid) -> ir
     return add(graph, "DequantizeLinear", [add(graph, "QuantizeLinear", [value, scale, zero]), scale, zero])
 
 
-def rounded_weight(graph: ir.Graph, name: str, layer: Layer, grid: Grid, *, pairs: bool) -> ir.Value:
+def rounded_weight(graph: ir.Graph, name: str, layer: Int8Layer, grid: Grid, *, pairs: bool) -> ir.Value:
     """The layer's weight as its integers say, float32 in the shape that the layer reads."""
     integers, scales = layer.quantized(float(grid.scale), pairs=pairs)
     return constant(graph, f"{name}/weight", layer.shaped(integers * scales[:, None]).astype(np.float32))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxopt.core import Refusal
-from onnxopt.graph import array, constant, drop_unread
+from onnxopt.graph import array, rewrite
 
 Classes = npt.NDArray[np.int64]
 Factors = npt.NDArray[np.float32]
@@ -100,22 +100,11 @@ class Scaling:
         for parameter in self.parameters:
             times, over = factors[parameter.times], factors[parameter.over]
             if np.any(times != over):
-                _replace(parameter, times, over)
+                numbers = array(parameter.node.inputs[parameter.index])
+                assert numbers is not None
+                rewrite(parameter.node, parameter.index, (numbers * times / over).astype(np.float32))
                 changed[parameter.node] = None
         return list(changed)
-
-
-def _replace(parameter: Parameter, times: Factors, over: Factors) -> None:
-    """New numbers under the old name, or beside it where others read the old ones."""
-    node, old = parameter.node, parameter.node.inputs[parameter.index]
-    numbers, graph = array(old), node.graph
-    assert old is not None
-    assert numbers is not None
-    assert graph is not None
-    node.replace_input_with(parameter.index, None)
-    drop_unread([old])
-    new = constant(graph, old.name or "scaled", (numbers * times / over).astype(np.float32))
-    node.replace_input_with(parameter.index, new)
 
 
 @dataclass

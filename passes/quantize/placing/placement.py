@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.passes.quantize.chains import FLOAT_OUTPUT, MOVES, Chains, data_inputs, result
-from onnxopt.passes.quantize.kernel_costs import Costs, Form
+from onnxopt.passes.quantize.int8.chains import FLOAT_OUTPUT, MOVES, Chains, data_inputs, result
+from onnxopt.passes.quantize.placing.kernel_costs import Costs, Form
 
 UNITS = 2**28
 """Maximum flow is exact on whole numbers: all seconds together are so many."""

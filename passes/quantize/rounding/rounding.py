@@ -14,12 +14,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxopt.core import Context
-from onnxopt.passes.quantize.adaround import adaround
-from onnxopt.passes.quantize.chains import Chains
-from onnxopt.passes.quantize.grid import Array, Grid, quantized_rows
-from onnxopt.passes.quantize.layers import Layer
-from onnxopt.passes.quantize.optq import Numbers, optq
-from onnxopt.passes.quantize.vectors import stream
+from onnxopt.passes.quantize.grids.grid import Array, Grid, quantized_rows
+from onnxopt.passes.quantize.int8.chains import Chains
+from onnxopt.passes.quantize.int8.layers import Int8Layer
+from onnxopt.passes.quantize.rounding.adaround import adaround
+from onnxopt.passes.quantize.rounding.inputs import stream
+from onnxopt.passes.quantize.rounding.optq import Numbers, optq
 
 METHODS = {"optq": optq, "adaround": adaround}
 VECTORS = 4096
@@ -44,7 +44,7 @@ class _Task:
         hessian: the sum of ``x x^T``, ``[groups, products, products]``, once there is one.
     """
 
-    layers: list[Layer]
+    layers: list[Int8Layer]
     rows: Array
     scales: Array
     nearest: npt.NDArray[np.int8]
@@ -54,7 +54,7 @@ class _Task:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of the Hessian."""
-        return (self.layers[0].node.attributes.get_int("group", 1), *[self.rows.shape[1]] * 2)
+        return (self.layers[0].group, *[self.rows.shape[1]] * 2)
 
     @property
     def size(self) -> int:
@@ -102,7 +102,7 @@ def _tasks(chains: Chains, grids: Mapping[ir.Value, Grid], pairs: bool) -> list[
         source = node.inputs[0]
         assert source is not None
         nearest, scales = layer.quantized(float(grids[source].scale), pairs=pairs)
-        key = (layer.weight, layer.transposed, node.attributes.get_int("group", 1), scales.tobytes())
+        key = (layer.weight, layer.transposed, layer.group, scales.tobytes())
         if key not in tasks:
             tasks[key] = _Task([], layer.rows(), scales, nearest, pairs and layer.pairs)
         tasks[key].layers.append(layer)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxopt.core import Refusal
 from onnxopt.graph import STANDARD_DOMAINS, array, given, inferred, label, scalar, tensor
-from onnxopt.passes.quantize.scaling import FIXED, FLOAT, Classes, Parameter, Reader, Scaling, Tracer, padded
+from onnxopt.passes.quantize.scaling.scaling import FIXED, FLOAT, Classes, Parameter, Reader, Scaling, Tracer, padded
 
 Rule = Callable[[Tracer, ir.Node], list[Classes] | None]
 

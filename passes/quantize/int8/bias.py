@@ -14,10 +14,10 @@ import onnx_ir as ir
 
 from onnxopt.core import Context
 from onnxopt.graph import constant
-from onnxopt.passes.quantize.chains import Chains
-from onnxopt.passes.quantize.emulate import add, rounded_input, rounded_weight
-from onnxopt.passes.quantize.grid import Grid
-from onnxopt.passes.quantize.layers import Layer
+from onnxopt.passes.quantize.grids.grid import Grid
+from onnxopt.passes.quantize.int8.chains import Chains
+from onnxopt.passes.quantize.int8.emulate import add, rounded_input, rounded_weight
+from onnxopt.passes.quantize.int8.layers import Int8Layer
 from onnxopt.runtime import Session
 
 AXES_ARE_INPUT = 18
@@ -61,7 +61,7 @@ def shifts(
     return {node: (sums[name] / max(seen, 1)).astype(np.float32) for name, node in taps.items()}
 
 
-def _add_twin(graph: ir.Graph, node: ir.Node, layer: Layer, grid: Grid, name: str, *, pairs: bool) -> None:
+def _add_twin(graph: ir.Graph, node: ir.Node, layer: Int8Layer, grid: Grid, name: str, *, pairs: bool) -> None:
     """A quantized twin of the node, and as an output of the graph how far its channels are off on average."""
     source, out = node.inputs[0], node.outputs[0]
     assert source is not None

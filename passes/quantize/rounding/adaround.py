@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt.errors import UsageError
-from onnxopt.passes.quantize.optq import Numbers
+from onnxopt.passes.quantize.rounding.optq import Numbers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,10 +11,10 @@ from onnxopt.calibrate import observed_shapes
 from onnxopt.core import Context, Prediction
 from onnxopt.graph import label, opset
 from onnxopt.macs import KnownShapes, count
-from onnxopt.passes.quantize.chains import Chains
-from onnxopt.passes.quantize.kernel_costs import Costs, Form, assumed_costs, kernel_costs
-from onnxopt.passes.quantize.placement import Noises, Placement, form
-from onnxopt.passes.quantize.sensitivity import decibel
+from onnxopt.passes.quantize.int8.chains import Chains
+from onnxopt.passes.quantize.placing.kernel_costs import Costs, Form, assumed_costs, kernel_costs
+from onnxopt.passes.quantize.placing.placement import Noises, Placement, form
+from onnxopt.passes.quantize.placing.sensitivity import decibel
 from onnxopt.stopwatch import run_seconds
 
 SECONDS = 15.0

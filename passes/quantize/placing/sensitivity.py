@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from onnxopt.core import Context
 from onnxopt.graph import constant
-from onnxopt.passes.quantize.chains import Chains
-from onnxopt.passes.quantize.emulate import add, rounded_input, rounded_weight
-from onnxopt.passes.quantize.grid import Grid
-from onnxopt.passes.quantize.layers import Layer
+from onnxopt.passes.quantize.grids.grid import Grid
+from onnxopt.passes.quantize.int8.chains import Chains
+from onnxopt.passes.quantize.int8.emulate import add, rounded_input, rounded_weight
+from onnxopt.passes.quantize.int8.layers import Int8Layer
 from onnxopt.runtime import Outputs, Session
 
 SWITCHES = "onnxopt/quantized"
@@ -64,7 +64,7 @@ def _clone(model: ir.Model) -> tuple[ir.Model, dict[ir.Node, ir.Node]]:
 
 
 def _switch(
-    graph: ir.Graph, node: ir.Node, layer: Layer, grid: Grid, switches: ir.Value, place: int, *, pairs: bool
+    graph: ir.Graph, node: ir.Node, layer: Int8Layer, grid: Grid, switches: ir.Value, place: int, *, pairs: bool
 ) -> None:
     """Let the node read its input and weight, or what quantization makes of them."""
     source, weight = node.inputs[0], node.inputs[1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxopt.passes.quantize.grid import PAIR_MAX, WEIGHT_MAX
+from onnxopt.passes.quantize.grids.grid import PAIR_MAX, WEIGHT_MAX
 
 Numbers = npt.NDArray[np.float64]
 

@@ -1,0 +1,118 @@
+"""The vectors that a layer multiplies its rows of weights with, drawn from what it reads.
+
+A *place* is where one of them lies: an index into the samples and output positions of a convolution, or into the rows
+that a matrix product reads, flattened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from numpy.lib.stride_tricks import sliding_window_view
+
+from onnxopt.layers import Layer
+
+Array = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
+
+
+def vectors(layer: Layer, numbers: Array, count: int, draw: np.random.Generator) -> Array:
+    """At most ``count`` of the vectors in one input of the layer, ``[groups, vectors, products]``.
+
+    Args:
+        layer: Conv, Gemm or MatMul.
+        numbers: what it reads: ``[samples, channels, *sizes]`` for a Conv, else ``[..., products]``.
+        count: how many to draw, without replacement.
+        draw: makes the choice.
+    """
+    return vectors_at(layer, numbers, places(layer, numbers.shape, count, draw))
+
+
+def places(layer: Layer, shape: Sequence[int], count: int, draw: np.random.Generator) -> Places:
+    """At most ``count`` of the places in an input of this shape, sorted."""
+    total = math.prod(_extent(layer, shape))
+    return np.sort(draw.choice(total, min(count, total), replace=False))
+
+
+def samples_of(layer: Layer, shape: Sequence[int], places: Places) -> Places:
+    """The sample, an index on axis 0 of an input of this shape, that each place lies in."""
+    return places // math.prod(_extent(layer, shape)[1:])
+
+
+def vectors_at(layer: Layer, numbers: Array, places: Places) -> Array:
+    """The vectors at these places, ``[groups, places, products]`` in the order of ``Layer.rows``."""
+    extent = _extent(layer, numbers.shape)
+    if layer.node.op_type == "Conv":
+        windows = _windows(layer, numbers)
+    else:
+        windows = numbers.reshape(*extent, numbers.shape[-1], 1)
+    drawn = windows[np.unravel_index(places, extent)]  # [places, channels, *kernel]
+    drawn = drawn.reshape(len(places), layer.group, drawn.shape[1] // layer.group, -1)
+    result: Array = drawn.transpose(1, 0, 3, 2).reshape(layer.group, len(places), -1)
+    return result
+
+
+def _extent(layer: Layer, shape: Sequence[int]) -> tuple[int, ...]:
+    """How many places there are on each axis, the samples first."""
+    if layer.node.op_type != "Conv":
+        return tuple(shape[:-1]) or (1,)
+    return (shape[0], *_Sweep.of(layer, shape[2:]).positions(shape[2:]))
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """How the kernel of a convolution goes over an image, each for the spatial axes in turn.
+
+    Attributes:
+        strides: from one position to the next.
+        dilations: from one number that the kernel reads to the next.
+        spans: from the first number that the kernel reads to the last, inclusive.
+        pads: zeros before and after.
+    """
+
+    strides: Sequence[int]
+    dilations: Sequence[int]
+    spans: Sequence[int]
+    pads: Sequence[tuple[int, int]]
+
+    @classmethod
+    def of(cls, layer: Layer, sizes: Sequence[int]) -> _Sweep:
+        """Over an image of these sizes."""
+        attributes, kernel = layer.node.attributes, layer.numbers().shape[2:]
+        strides = attributes.get_ints("strides", [1] * len(sizes))
+        dilations = attributes.get_ints("dilations", [1] * len(sizes))
+        spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+        return cls(strides, dilations, spans, _pads(layer.node, sizes, spans, strides))
+
+    def positions(self, sizes: Sequence[int]) -> list[int]:
+        """Of the kernel, in an image of these sizes."""
+        axes = zip(sizes, self.pads, self.spans, self.strides, strict=True)
+        return [(before + size + after - span) // stride + 1 for size, (before, after), span, stride in axes]
+
+
+def _windows(layer: Layer, image: Array) -> Array:
+    """A view ``[samples, *positions, channels, *kernel]`` of an image ``[samples, channels, *sizes]``."""
+    sweep = _Sweep.of(layer, image.shape[2:])
+    padded = np.pad(image, [(0, 0), (0, 0), *sweep.pads])
+    windows = sliding_window_view(padded, sweep.spans, axis=tuple(range(2, image.ndim)))
+    steps = [slice(None, None, step) for step in (1, 1, *sweep.strides, *sweep.dilations)]
+    return np.moveaxis(windows[tuple(steps)], 1, image.ndim - 1)
+
+
+def _pads(node: ir.Node, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Zeros before and after each spatial axis, as the specification of Conv defines them."""
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        pads = node.attributes.get_ints("pads", [0] * 2 * len(sizes)) if mode == "NOTSET" else [0] * 2 * len(sizes)
+        return list(zip(pads[: len(sizes)], pads[len(sizes) :], strict=True))
+    missing = [
+        max((math.ceil(size / stride) - 1) * stride + span - size, 0)
+        for size, span, stride in zip(sizes, spans, strides, strict=True)
+    ]
+    upper = [(count // 2, count - count // 2) for count in missing]
+    return upper if mode == "SAME_UPPER" else [(after, before) for before, after in upper]

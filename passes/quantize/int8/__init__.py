@@ -1,0 +1,1 @@
+"""What computes in int8, and how that is written into a graph."""

@@ -1,0 +1,1 @@
+"""Where int8 pays: what kernels cost, and what they lose."""

@@ -1,0 +1,1 @@
+"""Rounding that looks at what the layers read."""

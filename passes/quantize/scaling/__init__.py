@@ -1,0 +1,1 @@
+"""Positive factors that can be moved through a graph."""
