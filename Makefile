@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := onnxopt passes cli models tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 clean
+.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 bench-prune clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -18,6 +18,10 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --constraint constraints.txt --editable '.[cpu,torch,dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) install --constraint constraints.txt --editable '.[cpu,torch,dev,bench]'
 	touch $@
 
 install: $(VENV)/.run ## Create .venv with onnxopt and ONNX Runtime for the CPU
@@ -68,6 +72,10 @@ bench-calibration: $(VENV)/.dev ## Calibrate ResNet-50: time and memory against 
 bench-int8: $(VENV)/.dev ## Int8 beside ONNX Runtime's own three tools: accuracy, and the speed of all in one interleaved run
 	@mkdir -p out
 	$(BIN)/python benchmarks/int8.py --json out/int8.json
+
+bench-prune: $(VENV)/.bench ## Channels pruned beside torch-pruning: scores over the MACs that go, speed; CSV and PNG in out/prune
+	@mkdir -p out/prune
+	$(BIN)/python benchmarks/prune.py --json out/prune.json
 
 clean: ## Remove .venv, outputs and caches
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxopt.cli.common import MODEL, SHAPE, output_options, target
+from onnxopt.cli.groups import print_groups
 from onnxopt.cli.printing import console, counted, echo_json, readable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from onnxopt.inspection import Inspection, Layer, ValueInfo
+    from onnxopt.passes.prune.listing import GroupListing
+    from onnxopt.target import Target
 
 ASSUMED = 4
 """Inputs that are listed with the shapes they were given."""
@@ -25,24 +28,38 @@ QUANTIZED = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 @click.command("inspect")
 @click.argument("model", type=MODEL)
 @click.option("--layers", is_flag=True, help="Show every layer, not only the ten with the most MACs.")
+@click.option("--groups", is_flag=True, help="Show which channels prune-channels can remove together.")
+@click.option("-v", "--verbose", is_flag=True, help="With --groups: also show what each group is made of.")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help=SHAPE)
 @output_options
-def command(model: Path, layers: bool, shapes: tuple[str, ...], as_json: bool) -> None:
+def command(model: Path, layers: bool, groups: bool, verbose: bool, shapes: tuple[str, ...], as_json: bool) -> None:
     """Show what MODEL is made of: inputs, operators, parameters, multiply-accumulates (MACs), bytes.
 
-    Dynamic inputs count with 1 on axis 0, or as --shape says. ONNX Runtime is not needed, and operators that
-    it does not know are listed like the others.
+    Dynamic inputs count with 1 on axis 0, or as --shape says. ONNX Runtime is not needed (but to measure the time of
+    --groups), and operators that it does not know are listed like the others.
     """
     from onnxopt.inspection import inspect
 
-    found = inspect(model, target("cpu", 1, shapes).shapes)
+    where = target("cpu", 1, shapes)
+    found = inspect(model, where.shapes)
+    listed = _listing(model, where) if groups else None
     if as_json:
-        echo_json(found.to_dict())
+        echo_json({**found.to_dict(), **({"groups": listed.to_dict()} if listed else {})})
         return
     out = console()
     for name, line in _facts(found):
         out.print(f"{name:11} {line}", markup=False)
-    _table(out, found, all_layers=layers)
+    if listed is None or layers:
+        _table(out, found, all_layers=layers)
+    if listed is not None:
+        print_groups(out, listed, members=verbose)
+
+
+def _listing(model: Path, where: Target) -> GroupListing:
+    from onnxopt import files
+    from onnxopt.passes.prune.listing import listing
+
+    return listing(files.load(model), where)
 
 
 def _facts(found: Inspection) -> Iterable[tuple[str, str]]:

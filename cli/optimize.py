@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @click.option("--goal", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
 @target_options
 @click.option("--pass", "words", multiple=True, metavar="NAME[:OPTION=VALUE,...]",
-              help="Run these, in this order; 'a + b' is judged as one, of 'a | b' the best is kept.")  # fmt: skip
+              help="Run these, in this order; 'a + b' is judged as one, of 'a | b' the best is kept, "
+                   "of a range (macs=0.3..0.95) the boldest that the gate lets through.")  # fmt: skip
+@click.option("--prune", is_flag=True, help="Also remove channels and heads, as many as the accuracy gate allows.")
 @click.option("--recipe", type=MODEL, help="Run the passes of a recipe file.")
 @click.option("--save-recipe", type=MODEL, help="Write the passes that were kept as a recipe file.")
 @click.option("--time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Then take the best.")
@@ -90,7 +92,7 @@ def _options(
     target: Target, *, data: str | None, eval_data: str | None, preprocess: str | None, metric: str | None,
     state: tuple[str, ...], max_drop: float, min_score: float | None, confidence: float | None, goal: str,
     words: tuple[str, ...], recipe: Path | None, time_limit: float | None, seed: int, force: bool,
-    allow_contrib: bool,
+    allow_contrib: bool, prune: bool,
 ) -> Any:  # fmt: skip
     from onnxopt.gate import Limits
     from onnxopt.optimize import Options
@@ -99,7 +101,7 @@ def _options(
     limits = Limits(max_drop, min_score, confidence is not None, confidence or 0.95)
     return Options(
         data, eval_data, preprocess, metric, limits, Goal(goal), target, pairs(state, "--state"),
-        _passes(words, recipe), time_limit, seed, force, allow_contrib,
+        _passes(words, recipe), time_limit, seed, force, allow_contrib, prune,
     )  # fmt: skip
 
 

@@ -163,6 +163,8 @@ class Pass(ABC):
 
     name: ClassVar[str]
     exactness: ClassVar[Exactness] = Exactness.ROUNDING
+    pays_elsewhere: ClassVar[str] = ""
+    """Of a lossy pass that makes nothing faster or smaller here: what it is good for, in words for the report."""
 
     @abstractmethod
     def run(self, model: ir.Model, context: Context) -> Sequence[Change | Refusal | Prediction]:

@@ -203,8 +203,8 @@ def inspect(path: Path, shapes: Shapes | None = None) -> Inspection:
         UsageError: if ``shapes`` names no input or does not fit one.
     """
     model = files.load(path)
-    flat = _inlined(model)
-    fixed, sizes = _with_shapes(flat, shapes or {})
+    flat = inlined(model)
+    fixed, sizes = with_shapes(flat, shapes or {})
     operators = Counter(operator(node) for node in walk(flat))
     return Inspection(
         source=str(path),
@@ -254,7 +254,7 @@ def _layers(model: ir.Model, sizes: Mapping[str, int]) -> Iterator[Layer]:
 # --- shapes ---
 
 
-def _inlined(model: ir.Model) -> ir.Model:
+def inlined(model: ir.Model) -> ir.Model:
     """A copy in which the bodies of the model's functions stand where they are called."""
     copy = model.clone()
     if copy.functions:
@@ -262,7 +262,7 @@ def _inlined(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _with_shapes(model: ir.Model, shapes: Shapes) -> tuple[ir.Model, dict[str, int]]:
+def with_shapes(model: ir.Model, shapes: Shapes) -> tuple[ir.Model, dict[str, int]]:
     """A copy whose inputs have these shapes, axis 0 being 1 elsewhere; and the sizes of named dimensions."""
     infos = {info.name: info for info in input_infos(model)}
     shapes, chosen = split_sizes(shapes, {name: info.shape for name, info in infos.items()})

@@ -80,18 +80,19 @@ class Layer:
             return np.moveaxis(rows, 0, self.axis)
         return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
 
-    def write(self, rows: np.ndarray, bias: np.ndarray | None = None) -> None:
+    def write(self, rows: np.ndarray | None, bias: np.ndarray | None = None) -> None:
         """Put new weights into the model; this layer is stale then, and to be looked up anew.
 
         They take the place of the constant where nothing else reads it, and stand beside it as a copy otherwise. A
         MatMul that gets its first bias is followed by a new Add, which gives its output under the old name.
 
         Args:
-            rows: ``[channels, products]``, in the order of ``rows``.
+            rows: ``[channels, products]``, in the order of ``rows``; None: as they are.
             bias: all of it, ``[channels]``; None: as it is.
         """
         added = self.added
-        rewrite(self.node, 1, self.shaped(rows).astype(np.float32))
+        if rows is not None:
+            rewrite(self.node, 1, self.shaped(rows).astype(np.float32))
         if bias is None:
             return
         bias = bias.astype(np.float32)

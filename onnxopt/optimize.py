@@ -60,7 +60,12 @@ def optimize(
     gate = samples.gate(original, options)
     reserve = time.perf_counter() - before + LAST_LOOK  # judging the result takes as long as the original did
     recipe = options.passes or recipes.default(
-        original, options.goal, options.target, has_data=gate is not None, allow_contrib=options.allow_contrib
+        original,
+        options.goal,
+        options.target,
+        has_data=gate is not None,
+        allow_contrib=options.allow_contrib,
+        prune=options.prune,
     )
 
     context = Context(options.target, samples.calibration, options.seed, options.allow_contrib)
@@ -68,6 +73,8 @@ def optimize(
     limit = None if options.time_limit is None else _left(started + options.time_limit, reserve)
     steps, ended = _run(pipeline, recipe, limit, on_step)
     result = _measure(original, pipeline.best, steps, samples, gate, options, ended)
+    if options.prune and gate is None:
+        result.notes.append("nothing was pruned: without data (--data) no accuracy can be measured")
     _verify(result.model, samples.checks, options.target, PassBroke)
     files.save(result.model, output)
     return Report(
@@ -104,6 +111,8 @@ def _load(source: Path, output: Path, options: Options) -> ir.Model:
     warn_if_both_installed()
     if options.time_limit is not None and not 0 < options.time_limit < math.inf:
         raise UsageError(f"a time limit of {options.time_limit} seconds is not possible; give a number above 0")
+    if options.prune and options.passes:
+        raise UsageError("--prune is for the default recipe; in one of your own write prune-channels:macs=0.3..0.95")
     files.check_writable(output, source=source, force=options.force)
     original = files.load(source)
     files.check_apart(output, [*files.external_files(original), *filter(None, (options.data, options.eval_data))])

@@ -29,6 +29,7 @@ class Options:
         seed: of every random choice.
         force: allow the output to replace the input.
         allow_contrib: allow operators that only ONNX Runtime has (domain com.microsoft).
+        prune: also search how many channels can go; not with ``passes``, which say so themselves.
     """
 
     data: str | None = None
@@ -44,3 +45,4 @@ class Options:
     seed: int = 0
     force: bool = False
     allow_contrib: bool = False
+    prune: bool = False

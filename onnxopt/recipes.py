@@ -13,6 +13,9 @@ A recipe file is TOML::
 
     [[pass]]
     words = "space-to-depth-stem + quantize-int8 | quantize-int8"
+
+    [[pass]]
+    words = "prune-channels:macs=0.3..0.95"
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ TIDY = (
     "merge-duplicates",
 )
 FUSE = ("fold-batch-norm", "fold-affine", "fuse-pad", "mean-to-global-pool")
-EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "residual-sum", "remove-dead-code")
+EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "remove-dead-channels", "residual-sum", "remove-dead-code")
 """Simplification may uncover what our own passes then fuse, so they run once more."""
 
 CLOSE = ("share-initializers", "strip-metadata")
@@ -74,10 +77,18 @@ QUIETER = (
 )
 """Where the gate refuses all of them: better rounding, fairer channels, then layers whose noise is large for what they
 save stay in float. The first that is kept ends it."""
+PRUNING = {Goal.LATENCY: "prune-channels:macs=0.3..0.95", Goal.SIZE: "prune-channels:bytes=0.3..0.95"}
+"""As much as the gate lets through, in front of what was kept before it."""
 
 
 def default(
-    model: ir.Model, goal: Goal, target: Target, *, has_data: bool, allow_contrib: bool = False
+    model: ir.Model,
+    goal: Goal,
+    target: Target,
+    *,
+    has_data: bool,
+    allow_contrib: bool = False,
+    prune: bool = False,
 ) -> tuple[Stage, ...]:
     """The recipe for a model, a goal and a target.
 
@@ -90,6 +101,8 @@ def default(
             words.append("upgrade-opset")
         forms = (*FORMS, *(CONTRIB_FORMS if allow_contrib else ())) if goal is Goal.LATENCY else SMALLEST
         words += [" | ".join(forms), *QUIETER]
+    if has_data and prune:
+        words.append(PRUNING[goal])
     return tuple(passes.parse_stage(word) for word in [*words, *CLOSE])
 
 

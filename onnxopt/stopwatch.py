@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxopt import progress
+from onnxopt.graph import label
 from onnxopt.runtime import Session
 from onnxopt.target import Target
 
@@ -29,6 +30,12 @@ ASIDE = "onnxopt/aside"
 """Part of the names of nodes that stand before a kernel only to give it its numbers in the usual layout."""
 DISPATCH = 1e-6
 """Seconds that ONNX Runtime spends on a node without a profiler, whatever it computes."""
+OWN = "onnxopt/node/"
+"""Beginning of the names of nodes while a whole model is timed."""
+BLOCKED = "_nchwc"
+"""What ONNX Runtime writes after the name of the value that a channel-blocked node gives."""
+FUSED = 3
+"""Nodes behind a convolution that may be fused into it: an Add, an activation."""
 WARM_UP = 2
 """Runs that do not count."""
 FEWEST, MOST = 5, 40
@@ -86,6 +93,72 @@ def part_costs(models: Sequence[ir.Model], target: Target, seconds: float) -> li
             dict(_costs(graph, _own(session.durations()), [value.name or "" for value in model.graph.outputs[:-1]]))
             for graph, session, model in zip(graphs, sessions, models, strict=True)
         ]
+
+
+def node_seconds(
+    model: ir.Model, feeds: Mapping[str, np.ndarray], target: Target, seconds: float = 3.0
+) -> tuple[dict[str, float], float]:
+    """Seconds of each node of the main graph by its label, as ONNX Runtime runs the whole model, and of all the rest.
+
+    What was fused into a node counts with it: of a convolution and the Relu behind it, the convolution has the time of
+    both. The rest are nodes that ONNX Runtime put in or that cannot be told: reorderings of layout, fused parts.
+
+    Args:
+        model: not changed.
+        feeds: its inputs.
+        target: where to run.
+        seconds: at most, but for 7 runs in any case.
+    """
+    progress.detail("timing nodes")
+    copy = _with_empty(model)
+    for number, node in enumerate(copy.graph):
+        node.name = f"{OWN}{number}" if node.name != EMPTY else EMPTY
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        session = Session(copy, target, profile_in=Path(folder))
+        fed = {**feeds, f"{EMPTY}/x": np.zeros(1, np.float32)}
+        started = time.perf_counter()
+        for run in range(WARM_UP + MOST):
+            if run >= WARM_UP + FEWEST and time.perf_counter() - started > seconds:
+                break
+            session.run(fed)
+        own = _own(session.durations())
+    return _attributed(copy.graph, own)
+
+
+def _attributed(graph: ir.Graph, own: Mapping[str, float]) -> tuple[dict[str, float], float]:
+    """The time of each node of ONNX Runtime's graph, given to the node it was made from.
+
+    Channel-blocked convolutions are called after the value they give, which may be that of what was fused into them.
+    """
+    nodes = {node.name: node for node in graph}
+    makers = {f"{value.name}{BLOCKED}": node for node in graph for value in node.outputs}
+    timed = {nodes[name] for name in own if name in nodes} | {makers[name] for name in own if name in makers}
+    found: dict[str, float] = {}
+    rest = 0.0
+    for name, spent in own.items():
+        node = nodes.get("/".join(name.split("/")[:3])) or makers.get(name)  # fusions write after the name
+        if name == EMPTY:
+            continue
+        if node is None:
+            rest += spent
+            continue
+        name = label(_convolution(node, timed) if name in makers else node)
+        found[name] = found.get(name, 0.0) + spent
+    return found, rest
+
+
+def _convolution(node: ir.Node, timed: Collection[ir.Node]) -> ir.Node:
+    """The convolution that gives a value, with what is fused into it between."""
+    at = node
+    for _ in range(FUSED):
+        if at.op_type == "Conv":
+            return at
+        before = [value.producer() for value in at.inputs if value is not None]
+        ahead = next((one for one in before if one is not None and one not in timed), None)
+        if ahead is None:
+            break
+        at = ahead
+    return at if at.op_type == "Conv" else node
 
 
 def run_seconds(model: ir.Model, feeds: Mapping[str, np.ndarray], target: Target, seconds: float) -> float:

@@ -14,6 +14,9 @@ from onnxopt.passes.fuse.mean_to_pool import MeanToGlobalPool
 from onnxopt.passes.fuse.merge_projections import MergeProjections
 from onnxopt.passes.fuse.residual_sum import ResidualSum
 from onnxopt.passes.fuse.space_to_depth_stem import SpaceToDepthStem
+from onnxopt.passes.prune.prune_channels import PruneChannels
+from onnxopt.passes.prune.prune_weights import PruneWeights
+from onnxopt.passes.prune.remove_dead_channels import RemoveDeadChannels
 from onnxopt.passes.quantize.equalize_channels import EqualizeChannels
 from onnxopt.passes.quantize.quantize_dynamic import QuantizeDynamic
 from onnxopt.passes.quantize.quantize_int8 import QuantizeInt8
@@ -31,7 +34,7 @@ from onnxopt.passes.simplify.remove_identities import RemoveIdentities
 from onnxopt.passes.simplify.simplify import Simplify
 from onnxopt.passes.simplify.strip_metadata import StripMetadata
 from onnxopt.passes.simplify.upgrade_opset import UpgradeOpset
-from onnxopt.stages import Candidate, OneOf, Stage, Together
+from onnxopt.stages import Candidate, OneOf, Search, Stage, Together
 
 PASSES: tuple[type[Pass], ...] = (
     # simplify
@@ -56,6 +59,10 @@ PASSES: tuple[type[Pass], ...] = (
     SpaceToDepthStem,
     # share
     ShareInitializers,
+    # prune
+    RemoveDeadChannels,
+    PruneChannels,
+    PruneWeights,
     # quantize
     EqualizeChannels,
     SmoothActivations,
@@ -64,6 +71,10 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeWeights,
     QuantizeLstm,
 )
+
+
+RANGE = re.compile(r"([\d.]+)\.\.([\d.]+)")
+"""In place of a number: the amount is searched between these, the bolder first."""
 
 
 def by_name(name: str) -> type[Pass]:
@@ -81,16 +92,37 @@ def by_name(name: str) -> type[Pass]:
 def parse_stage(words: str) -> Stage:
     """A pass, ``one + other`` for passes that are kept or undone together, ``one | other`` for the best of them.
 
+    A range in place of the number of a single pass, ``one:option=bold..careful``, is searched.
+
     Raises:
         UsageError: for an unknown pass or option, or a wrong value.
     """
-    candidates = tuple(_candidate(part) for part in words.split("|"))
-    return candidates[0] if len(candidates) == 1 else OneOf(candidates)
+    candidates = [[part.strip() for part in re.split(r"\s\+\s", one)] for one in words.split("|")]
+    if len(candidates) == len(candidates[0]) == 1 and (found := _search(candidates[0][0])) is not None:
+        return found
+    stages = tuple(_candidate(one) for one in candidates)
+    return stages[0] if len(stages) == 1 else OneOf(stages)
 
 
-def _candidate(words: str) -> Candidate:
-    together = tuple(parse(part.strip()) for part in re.split(r"\s\+\s", words))
+def _candidate(words: list[str]) -> Candidate:
+    together = tuple(map(parse, words))
     return together[0] if len(together) == 1 else Together(together)
+
+
+def _search(words: str) -> Search | None:
+    """A pass with a range in place of one number; None where there is none."""
+    kind, values = _split(words)
+    ranges = [(name, found) for name, value in values.items() if (found := RANGE.fullmatch(value))]
+    if len(ranges) != 1:
+        return None
+    name, found = ranges[0]
+    option = next((one for one in kind.options() if one.name == name.replace("-", "_")), None)
+    if option is None or option.type is not float:
+        return None
+    others = {other: value for other, value in values.items() if other != name}
+    for end in found.groups():
+        kind.configured({**others, name: end})
+    return Search(kind.configured(others), option.name, *map(float, found.groups()))
 
 
 def parse(words: str) -> Pass:
@@ -99,6 +131,12 @@ def parse(words: str) -> Pass:
     Raises:
         UsageError: for an unknown pass or option, or a wrong value.
     """
+    kind, values = _split(words)
+    return kind.configured(values)
+
+
+def _split(words: str) -> tuple[type[Pass], dict[str, str]]:
+    """The pass, and its options as typed."""
     name, _, rest = words.partition(":")
     values = {}
     for item in filter(None, rest.split(",")):
@@ -106,4 +144,4 @@ def parse(words: str) -> Pass:
         if not equals:
             raise UsageError(f"--pass {words}: write {option}=value")
         values[option] = value
-    return by_name(name).configured(values)
+    return by_name(name), values

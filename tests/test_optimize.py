@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxopt import files, passes
+from onnxopt import files, passes, recipes
 from onnxopt import optimize as road
 from onnxopt.errors import UsageError
 from onnxopt.gate import Limits
@@ -106,3 +106,34 @@ def test_states_are_fed_back(tmp_path: Path, save_npz) -> None:
     assert report.drop is not None
     assert report.drop.drop == 0.0
     assert report.steps[0].kept
+
+
+def test_channels_are_removed_before_quantization_and_as_many_as_the_gate_allows(
+    conv_net_file: Path, tmp_path: Path, monkeypatch, save_npz, images
+) -> None:
+    monkeypatch.setattr(recipes, "EXACT", ("fold-batch-norm",))
+    monkeypatch.setattr(recipes, "SMALLEST", ("quantize-int8:placement=everywhere",))
+    monkeypatch.setattr(recipes, "QUIETER", ())
+    options = Options(data=str(save_npz(x=images)), goal=Goal.SIZE, limits=Limits(max_drop=1.0), prune=True)
+    report = optimize(conv_net_file, tmp_path / "out.onnx", options)
+    lossy = [step.words for step in report.steps if step.kept and step.drop]
+    assert len(lossy) == 1
+    assert lossy[0].startswith("prune-channels:bytes=0.")
+    assert lossy[0].endswith(" + quantize-int8:placement=everywhere")
+    out = files.load(tmp_path / "out.onnx")
+    assert "DequantizeLinear" in {node.op_type for node in out.graph}
+    assert Session(out, Target()).run({"x": images})["y"].shape == (60, 4)
+
+
+def test_without_data_nothing_is_pruned_and_the_report_says_so(
+    conv_net_file: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(recipes, "EXACT", ("fold-batch-norm",))
+    report = optimize(conv_net_file, tmp_path / "out.onnx", Options(prune=True))
+    assert not any(step.words.startswith("prune-channels") for step in report.steps)
+    assert "nothing was pruned: without data (--data) no accuracy can be measured" in report.notes
+
+
+def test_a_recipe_of_ones_own_says_itself_what_is_pruned(conv_net_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"write prune-channels:macs=0.3..0.95"):
+        optimize(conv_net_file, tmp_path / "out.onnx", Options(prune=True, passes=named("fold-batch-norm")))

@@ -12,7 +12,7 @@ from onnxopt.core import Change, Context, Exactness, Pass, Refusal
 from onnxopt.gate import Drop
 from onnxopt.pipeline import Goal, Outcome, Pipeline
 from onnxopt.samples import random_samples
-from onnxopt.stages import OneOf, Stage, Together
+from onnxopt.stages import OneOf, Search, Stage, Together
 from onnxopt.target import Target
 from onnxopt.testing import parse
 from onnxopt.timebox import TimeUp
@@ -65,6 +65,14 @@ class Stops(Become):
 
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
         raise self.how
+
+
+@dataclass(frozen=True)
+class Elsewhere(Lossy):
+    """Pays in another place."""
+
+    name: ClassVar[str] = "elsewhere"
+    pays_elsewhere: ClassVar[str] = "good on the moon"
 
 
 class FakeGate:
@@ -146,6 +154,28 @@ def test_with_goal_size_a_lossy_pass_must_be_smaller() -> None:
     assert shorter.kept
     assert not longer.kept
     assert "bytes" in longer.why
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [((1.0, 0.5), True), ((1.0, 1.0), True), ((0.5, 1.0), False)])
+def test_what_pays_elsewhere_must_not_be_slower(monkeypatch, timed, seconds: tuple[float, float], kept: bool) -> None:
+    monkeypatch.setattr(pipeline, "compare_speed", lambda *_: timed(*seconds))
+    _, (step,), _ = run(Elsewhere(), gate=FakeGate(True))
+    assert step.kept is kept
+    assert step.speed is not None
+    assert step.why == f"{step.speed.summary()}; good on the moon"
+
+
+@pytest.mark.parametrize(("new", "kept"), [("Abs", True), ("Sqrt", True), ("Softplus", False)])
+def test_with_goal_size_what_pays_elsewhere_must_not_be_larger(new: str, kept: bool) -> None:
+    _, (step,), _ = run(Elsewhere(new=new), gate=FakeGate(True), goal=Goal.SIZE)
+    assert step.kept is kept
+    assert step.why.endswith("bytes; good on the moon")
+
+
+def test_what_pays_elsewhere_goes_through_the_gate() -> None:
+    line, (step,), model = run(Elsewhere(), gate=FakeGate(False))
+    assert step.why == "top1 drops by 0.5000 [0.4000, 0.6000]"
+    assert line.best is model
 
 
 def test_outputs_of_random_operators_do_not_undo_a_pass() -> None:
@@ -243,6 +273,14 @@ def test_with_goal_size_the_smallest_is_kept() -> None:
     line, steps, _ = run(OneOf(tuple(Lossy(new=name) for name in names)), gate=FakeGate(True), goal=Goal.SIZE)
     assert [step.outcome for step in steps] == [Outcome.KEPT, Outcome.REFUSED, Outcome.REFUSED]
     assert steps[2].why.endswith("bytes, against lossy")
+    assert ops(line.best) == ["Mul", "Abs", "Neg"]
+
+
+def test_what_pays_elsewhere_must_beat_a_rival_all_the_same() -> None:
+    stage = OneOf((Lossy(new="Abs"), Elsewhere(new="Sin")))
+    line, (_, step), _ = run(stage, gate=FakeGate(True), goal=Goal.SIZE)
+    assert step.outcome is Outcome.REFUSED
+    assert step.why.endswith("bytes, against lossy")
     assert ops(line.best) == ["Mul", "Abs", "Neg"]
 
 
@@ -350,3 +388,119 @@ def test_passes_together_are_undone_as_one_where(clock, passes: tuple[Pass, ...]
     assert (step.outcome, line.best) == (outcome, model)
     assert why in step.why
     assert ops(model) == ["Mul", "Relu", "Neg"]
+
+
+# --- how much of a pass ---
+
+
+@dataclass(frozen=True)
+class Shrink(Become):
+    """Writes the amount it was given into the model."""
+
+    name: ClassVar[str] = "shrink"
+    exactness: ClassVar[Exactness] = Exactness.LOSSY
+    old: str = "Mul"
+    new: str = "Mul"
+    share: float = 0.0
+
+    def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
+        model.metadata_props["share"] = str(self.share)
+        return super().run(model, context)
+
+
+class Shares(FakeGate):
+    """Lets a share through from one on."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(True)
+        self.least = least
+
+    def measure(self, model: ir.Model) -> Drop:
+        return Drop("top1", 10, 1.0, 0.5, 0.5, 0.4, 0.6, 0.95, share(model) >= self.least)
+
+
+def share(model: ir.Model) -> float:
+    return float(model.metadata_props.get("share", 1.0))
+
+
+@pytest.fixture
+def slow_from(monkeypatch, timed) -> list[float]:
+    """Times are those of the table, times the share where that is below this."""
+    limit = [1.0]
+
+    def seconds(model: ir.Model) -> float:
+        own = next(SECONDS[op] for op in ops(model) if op in SECONDS)
+        return own * (share(model) if share(model) < limit[0] else 1.0)
+
+    monkeypatch.setattr(pipeline, "compare_speed", lambda a, b, *_: timed(seconds(a), seconds(b)))
+    return limit
+
+
+SEARCH = Search(Shrink(), "share", 0.3, 0.95)
+TRIED = {
+    "all are let through": (0.0, 1.0, [0.62, 0.46, 0.38, 0.34], 0.34),
+    "half of them are": (0.5, 1.0, [0.62, 0.46, 0.54, 0.5], 0.5),
+    "none is": (0.99, 1.0, [0.62, 0.78, 0.86, 0.91], None),
+    "a little does not make it faster": (0.4, 0.6, [0.62, 0.46, 0.38, 0.42], 0.42),
+    "all that is faster is refused": (0.5, 0.4, [0.62, 0.46, 0.54, 0.5], None),
+}
+
+
+@pytest.mark.parametrize(("least", "slow", "tried", "kept"), TRIED.values(), ids=TRIED.keys())
+def test_the_boldest_amount_is_found_where(
+    slow_from, least: float, slow: float, tried: list[float], kept: float | None
+) -> None:
+    slow_from[0] = slow
+    line, steps, model = run(SEARCH, gate=Shares(least))
+    assert [step.words for step in steps] == [f"shrink:share={amount}" for amount in tried]
+    assert [step.words for step in line.steps if step.kept] == [f"shrink:share={kept}"] * (kept is not None)
+    assert share(line.best) == (kept or 1.0)
+    assert share(model) == 1.0
+
+
+def test_amounts_are_tried_in_front_of_the_lossy_pass_that_was_kept_before(slow_from) -> None:
+    behind = Together((Become("Neg", "Floor"), Lossy(new="Sin")))
+    contest = OneOf((Lossy(new="Abs"), behind))
+    line, steps, _ = run(contest, Lossy("Sqrt", "Exp"), SEARCH, gate=Shares(0.4))
+    assert [step.words for step in steps[3:]] == [f"shrink:share={one} + {behind}" for one in (0.62, 0.46, 0.38, 0.42)]
+    assert [step.words for step in line.steps if step.kept] == [f"shrink:share=0.42 + {behind}"]
+    assert line.steps[1].why.endswith(f"; shrink:share=0.62 + {behind} is better")
+    assert (share(line.best), ops(line.best)) == (0.42, ["Mul", "Sin", "Floor"])
+
+
+@dataclass(frozen=True)
+class ShrinkElsewhere(Shrink):
+    pays_elsewhere: ClassVar[str] = "good on the moon"
+
+
+def test_the_boldest_amount_of_what_pays_elsewhere_is_found_though_it_is_not_faster(slow_from) -> None:
+    slow_from[0] = 0.0
+    line, steps, _ = run(Search(ShrinkElsewhere(), "share", 0.3, 0.95), gate=Shares(0.4))
+    assert [step.kept for step in steps] == [True, True, False, True]
+    assert steps[3].why.endswith("; good on the moon")
+    assert share(line.best) == 0.42
+
+
+def test_what_is_slower_than_the_lossy_pass_kept_before_does_not_take_its_place(slow_from) -> None:
+    slow_from[0] = 0.0
+    line, steps, _ = run(Lossy(new="Sin"), SEARCH, gate=Shares(0.4))
+    assert [step.words for step in line.steps if step.kept] == ["lossy:new=Sin"]
+    assert all(step.why.endswith(", against lossy:new=Sin") for step in steps[1:])
+
+
+def test_amounts_are_tried_alone_where_an_exact_pass_was_kept_last(slow_from) -> None:
+    line, steps, _ = run(Lossy(new="Sin"), Become("Mul", "Mul"), SEARCH, gate=Shares(0.4))
+    assert [step.words for step in steps[2:]] == [f"shrink:share={one}" for one in (0.62, 0.46, 0.38, 0.42)]
+    assert (share(line.best), ops(line.best)) == (0.42, ["Mul", "Sin", "Neg"])
+    assert [step.words for step in line.steps if step.kept] == [steps[0].words, steps[1].words, steps[-1].words]
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "outcome"),
+    [(Shrink("Sqrt"), Outcome.NOTHING), (Shrink(new="NoSuchOperator"), Outcome.FAILED)],
+    ids=["nothing to do", "a model that does not run"],
+)
+def test_a_search_ends_with(slow_from, rewrite: Shrink, outcome: Outcome) -> None:
+    line, steps, model = run(Search(rewrite, "share", 0.3, 0.95), gate=Shares(0.4))
+    assert [step.outcome for step in steps] == [outcome]
+    assert line.best is model

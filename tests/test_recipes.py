@@ -15,8 +15,10 @@ from onnxopt.testing import parse
 TEXT = "g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }"
 
 
-def words(*, opset: int = 20, provider: str = "cpu", has_data: bool = True) -> list[str]:
-    found = recipes.default(parse(TEXT, opset=opset), Goal.LATENCY, Target(provider), has_data=has_data)
+def words(
+    *, opset: int = 20, provider: str = "cpu", has_data: bool = True, goal: Goal = Goal.LATENCY, prune: bool = False
+) -> list[str]:
+    found = recipes.default(parse(TEXT, opset=opset), goal, Target(provider), has_data=has_data, prune=prune)
     return [str(rewrite) for rewrite in found]
 
 
@@ -34,6 +36,15 @@ def test_with_data_int8_is_tried_and_sharing_comes_last() -> None:
 
 def test_cuda_gets_no_int8() -> None:
     assert not any(word.startswith("quantize") for word in words(provider="cuda"))
+
+
+@pytest.mark.parametrize(("goal", "amount"), [(Goal.LATENCY, "macs"), (Goal.SIZE, "bytes")])
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_channels_are_searched_for_last_and_only_if_asked(goal: Goal, amount: str, provider: str) -> None:
+    found = words(goal=goal, provider=provider, prune=True)
+    assert found[-3] == f"prune-channels:{amount}=0.3..0.95"
+    assert [*found[:-3], *found[-2:]] == words(goal=goal, provider=provider)
+    assert words(goal=goal, has_data=False, prune=True) == words(goal=goal, has_data=False)
 
 
 def test_an_old_opset_is_raised_for_int8_only() -> None:
@@ -60,6 +71,7 @@ STAGES = (
     "flatten-matmul + quantize-int8:ops=Conv+Gemm,portable=yes",
     "fold-affine | fuse-pad",
     "flatten-matmul + quantize-int8 | quantize-int8:min-sqnr=20.0",
+    "prune-channels:macs=0.3..0.95",
 )
 
 
@@ -75,7 +87,7 @@ def test_stages_are_written_as_words_and_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("goal", Goal)
 @pytest.mark.parametrize("allow_contrib", [True, False])
 def test_the_recipe_of_a_goal_is_read_back(goal: Goal, allow_contrib: bool, tmp_path: Path) -> None:
-    found = recipes.default(parse(TEXT), goal, Target(), has_data=True, allow_contrib=allow_contrib)
+    found = recipes.default(parse(TEXT), goal, Target(), has_data=True, allow_contrib=allow_contrib, prune=True)
     path = tmp_path / "r.toml"
     path.write_text(recipes.dump(found))
     assert recipes.load(path) == found

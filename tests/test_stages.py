@@ -9,7 +9,7 @@ import pytest
 from onnxopt import passes
 from onnxopt.core import Change, Context, Exactness, Pass, Prediction, Refusal
 from onnxopt.errors import UsageError
-from onnxopt.stages import OneOf, Together
+from onnxopt.stages import Candidate, OneOf, Search, Together
 from onnxopt.target import Target
 from onnxopt.testing import parse
 
@@ -59,11 +59,16 @@ def test_passes_together_run_one_after_the_other() -> None:
     assert said.count(Prediction(1.5)) == 3
 
 
+def test_what_a_pass_predicts_behind_a_lossy_one_does_not_count() -> None:
+    _, said = run(Together((Lossy(), Rename("Abs", "Sin"))))
+    assert said.count(Prediction(1.5)) == 1
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_where_one_has_nothing_to_do_there_is_nothing_to_do_together(first: bool) -> None:
     idle = Exact("Sqrt", "Sin")
     _, said = run(Together((idle, Rename()) if first else (Rename(), idle)))
-    assert said == [Refusal("", "exact has nothing to do")]
+    assert said == [Refusal("", "exact has nothing to do: no more Sqrt")]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +84,24 @@ def test_together_they_are_as_exact_as_the_least(together: tuple[Pass, ...], exa
     assert Together(together).exactness is exactness
 
 
+@dataclass(frozen=True)
+class Elsewhere(Lossy):
+    pays_elsewhere: ClassVar[str] = "good on the moon"
+
+
+@pytest.mark.parametrize(
+    ("together", "said"),
+    [
+        ((Elsewhere(), Exact()), "good on the moon"),
+        ((Elsewhere(), Elsewhere("Abs", "Sin")), "good on the moon"),
+        ((Elsewhere(), Lossy()), ""),
+        ((Exact(), Rename()), ""),
+    ],
+)
+def test_together_they_pay_elsewhere_if_all_that_are_lossy_do(together: tuple[Pass, ...], said: str) -> None:
+    assert Together(together).pays_elsewhere == said
+
+
 ONE, OTHER = "flatten-matmul", "quantize-int8:ops=Conv+Gemm,portable=yes"
 A, B = passes.parse(ONE), passes.parse(OTHER)
 WORDS = {
@@ -87,6 +110,11 @@ WORDS = {
     f"{ONE} + {OTHER}": Together((A, B)),
     f"{ONE} | {OTHER}": OneOf((A, B)),
     f"{ONE} + {OTHER} | {OTHER} | {ONE}": OneOf((Together((A, B)), B, A)),
+    "prune-channels:macs=0.3..0.95": Search(passes.parse("prune-channels"), "macs", 0.3, 0.95),
+    "prune-channels:importance=l1,ratio=0.7..0.05": Search(
+        passes.parse("prune-channels:importance=l1"), "ratio", 0.7, 0.05
+    ),
+    "quantize-int8:min-sqnr=5.0..40.0": Search(passes.parse("quantize-int8"), "min_sqnr", 5.0, 40.0),
 }
 
 
@@ -102,6 +130,20 @@ def test_spaces_around_a_bar_do_not_matter(words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("behind", "words"),
+    [
+        (None, "prune-channels:macs=0.5"),
+        (B, f"prune-channels:macs=0.5 + {OTHER}"),
+        (Together((A, B)), f"prune-channels:macs=0.5 + {ONE} + {OTHER}"),
+    ],
+)
+def test_a_search_puts_an_amount_in_front_of_what_comes_behind(behind: Candidate | None, words: str) -> None:
+    found = Search(passes.parse("prune-channels"), "macs", 0.3, 0.95).at(0.5, behind)
+    assert str(found) == words
+    assert found == passes.parse_stage(words)
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ("", "there is no pass ''"),
@@ -111,6 +153,14 @@ def test_spaces_around_a_bar_do_not_matter(words: str) -> None:
         (f"{ONE} +{OTHER}", "there is no pass 'flatten-matmul +quantize-int8'"),
         (f"{ONE} | quantize-int8:portable=perhaps", "'perhaps' is not one of auto, yes, no"),
         (f"{ONE} | quantize-int8:portable", "write portable=value"),
+        ("prune-channels:macs=0.3..1.5", "option macs: 1.5 is outside 0 to 1"),
+        ("prune-channels:macs=.5.3..0.9", "'.5.3' is not a number"),
+        ("prune-channels:mac=0.3..0.9", "did you mean 'macs'?"),
+        ("prune-channels:multiple=4..8", "'4..8' is not a whole number"),
+        ("prune-channels:macs=0.3..0.9,ratio=0.1", "give one of"),
+        ("prune-channels:macs=0.3..0.9,floor=0.1..0.2", "'0.3..0.9' is not a number"),
+        (f"prune-channels:macs=0.3..0.9 + {OTHER}", "'0.3..0.9' is not a number"),
+        (f"prune-channels:macs=0.3..0.9 | {OTHER}", "'0.3..0.9' is not a number"),
     ],
 )
 def test_wrong_words_are_refused(words: str, said: str) -> None:

@@ -10,6 +10,7 @@ from onnxopt.calibrate.estimators import METHODS
 from onnxopt.calibrate.moments import Moment, Moments, second_moments
 from onnxopt.calibrate.ranges import Ranges
 from onnxopt.calibrate.shapes import observed_shapes
+from onnxopt.calibrate.store import key as content_key
 
 __all__ = [
     "METHODS",
@@ -19,6 +20,7 @@ __all__ = [
     "Ranges",
     "calibrate",
     "channel_statistics",
+    "content_key",
     "observed_shapes",
     "second_moments",
 ]

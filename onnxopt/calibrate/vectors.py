@@ -7,18 +7,47 @@ that a matrix product reads, flattened.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
+from onnxopt.calibrate.tap import Values
+from onnxopt.core import Context
 from onnxopt.layers import Layer
+from onnxopt.runtime import Session
 
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
+
+
+def stream(
+    model: ir.Model, layers: Sequence[AnyLayer], context: Context, count: int
+) -> Iterator[tuple[AnyLayer, Array]]:
+    """For each batch of calibration samples and each layer the vectors that are drawn from them.
+
+    Args:
+        model: not changed.
+        layers: of its main graph; at least one.
+        context: calibration samples, where to run, and the seed of the drawing.
+        count: vectors of each layer over all samples, about; those of a convolution come from all its positions.
+
+    Yields:
+        The layer, and ``[groups, vectors, products]`` in the order of ``Layer.rows``.
+    """
+    assert context.calibration is not None
+    sources = {layer.node: cast(ir.Value, layer.node.inputs[0]).name or "" for layer in layers}
+    tap = Values.of(model, set(sources.values()), context.calibration.state.values())
+    draws = {layer.node: np.random.default_rng(context.seed) for layer in layers}
+    for batch, outputs in context.calibration.run(Session(tap.model, context.target)):
+        share = math.ceil(count * batch.size / len(context.calibration))
+        for layer in layers:
+            yield layer, vectors(layer, outputs[tap.outputs[sources[layer.node]]], share, draws[layer.node])
 
 
 def vectors(layer: Layer, numbers: Array, count: int, draw: np.random.Generator) -> Array:
@@ -35,29 +64,29 @@ def vectors(layer: Layer, numbers: Array, count: int, draw: np.random.Generator)
 
 def places(layer: Layer, shape: Sequence[int], count: int, draw: np.random.Generator) -> Places:
     """At most ``count`` of the places in an input of this shape, sorted."""
-    total = math.prod(_extent(layer, shape))
+    total = math.prod(extent(layer, shape))
     return np.sort(draw.choice(total, min(count, total), replace=False))
 
 
 def samples_of(layer: Layer, shape: Sequence[int], places: Places) -> Places:
     """The sample, an index on axis 0 of an input of this shape, that each place lies in."""
-    return places // math.prod(_extent(layer, shape)[1:])
+    return places // math.prod(extent(layer, shape)[1:])
 
 
 def vectors_at(layer: Layer, numbers: Array, places: Places) -> Array:
     """The vectors at these places, ``[groups, places, products]`` in the order of ``Layer.rows``."""
-    extent = _extent(layer, numbers.shape)
+    sizes = extent(layer, numbers.shape)
     if layer.node.op_type == "Conv":
         windows = _windows(layer, numbers)
     else:
-        windows = numbers.reshape(*extent, numbers.shape[-1], 1)
-    drawn = windows[np.unravel_index(places, extent)]  # [places, channels, *kernel]
+        windows = numbers.reshape(*sizes, numbers.shape[-1], 1)
+    drawn = windows[np.unravel_index(places, sizes)]  # [places, channels, *kernel]
     drawn = drawn.reshape(len(places), layer.group, drawn.shape[1] // layer.group, -1)
     result: Array = drawn.transpose(1, 0, 3, 2).reshape(layer.group, len(places), -1)
     return result
 
 
-def _extent(layer: Layer, shape: Sequence[int]) -> tuple[int, ...]:
+def extent(layer: Layer, shape: Sequence[int]) -> tuple[int, ...]:
     """How many places there are on each axis, the samples first."""
     if layer.node.op_type != "Conv":
         return tuple(shape[:-1]) or (1,)

@@ -205,6 +205,47 @@ def test_needs_no_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "Conv 1" in output(CONV, tmp_path)
 
 
+CHAIN = """g (float[N,4,8,8] x) => (float[N,2,8,8] y) <float[6,4,3,3] w, float[6] b, float[2,6,1,1] v>
+    { h = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(h)  y = Conv(r, v) }"""
+
+
+def test_groups_stand_in_place_of_the_layers(tmp_path: Path) -> None:
+    text = output(CHAIN, tmp_path, "--groups")
+    heading, row = (line.split() for line in text.partition("1 groups of channels")[2].splitlines()[1:3])
+    assert heading == ["group", "channels", "layers", "MACs", "share", "bytes", "time"]
+    assert row[:7] == ["h", "6", "1", "14.6", "k", "100.0%", "936"]
+    assert 0 < float(row[-1].removesuffix("%")) <= 100
+    assert "keep their channels: y: 'y' is an output of the model" in text
+    assert "made by" not in text
+    assert "with MACs" not in text
+    assert "all 3 layers" in output(CHAIN, tmp_path, "--groups", "--layers")
+
+
+def test_verbose_shows_what_a_group_is_made_of(tmp_path: Path) -> None:
+    text = output(CHAIN, tmp_path, "--groups", "--verbose")
+    assert "h: 6 channels\n  made by   Conv h: w axis 0\n  read by   Conv y: v axis 1\n  also in   b axis 0" in text
+
+
+def test_groups_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = json.loads(output(CHAIN, tmp_path, "--groups", "--json"))["groups"]
+    assert [group["name"] for group in found["groups"]] == ["h"]
+    assert found["staying"] == {"'y' is an output of the model": ["y"]}
+    assert "ONNX Runtime is not installed" in found["unmeasured"]
+    assert "groups" not in json.loads(output(CHAIN, tmp_path, "--json"))
+
+
+def test_groups_without_onnx_runtime_have_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    text = output(CHAIN, tmp_path, "--groups")
+    assert text.splitlines()[-1].startswith("time not measured: ONNX Runtime is not installed")
+
+
+def test_a_model_without_groups(tmp_path: Path) -> None:
+    text = output("g (float[2,4] x) => (float[2,4] y) { y = Relu(x) }", tmp_path, "--groups")
+    assert text.rstrip().endswith("0 groups of channels that go together")
+
+
 @pytest.mark.parametrize(
     ("number", "unit", "text"),
     [

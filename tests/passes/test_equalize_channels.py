@@ -12,7 +12,7 @@ from onnxopt.core import Change, Context, Refusal
 from onnxopt.graph import array
 from onnxopt.passes.quantize.equalize_channels import EqualizeChannels
 from onnxopt.passes.quantize.quantize_int8 import QuantizeInt8
-from onnxopt.passes.quantize.scaling_rules import trace
+from onnxopt.passes.quantize.scaling.rules import trace
 from onnxopt.runtime import Session
 from onnxopt.samples import random_samples
 from onnxopt.testing import CPU, assert_same_outputs, lines, parse

@@ -8,7 +8,7 @@ from onnxopt import files
 from onnxopt.calibrate import channel_statistics
 from onnxopt.core import Change, Context, Refusal
 from onnxopt.passes.quantize.quantize_int8 import QuantizeInt8
-from onnxopt.passes.quantize.scaling_rules import trace
+from onnxopt.passes.quantize.scaling.rules import trace
 from onnxopt.passes.quantize.smooth_activations import SmoothActivations
 from onnxopt.runtime import Session
 from onnxopt.samples import Samples, random_samples

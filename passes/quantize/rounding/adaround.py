@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxopt.calibrate.hessian import Numbers
 from onnxopt.errors import UsageError
-from onnxopt.passes.quantize.rounding.optq import Numbers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,12 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from onnxopt.calibrate.hessian import Numbers, factored
 from onnxopt.passes.quantize.grids.grid import PAIR_MAX, WEIGHT_MAX
 
-Numbers = npt.NDArray[np.float64]
-
-DAMPING = 0.01
-"""Added to the diagonal of the Hessian, times its mean: the value of the paper."""
 BLOCK = 128
 """Columns after which errors are carried on to all later ones."""
 
@@ -23,9 +20,8 @@ BLOCK = 128
 def optq(weights: Numbers, hessian: Numbers, *, pairs: bool) -> Numbers:
     """The integers ``q`` that make ``(w - q) H (w - q)^T`` small for each row ``w``; ``[groups, channels, products]``.
 
-    With ``H = U U^T``, U upper triangular, the error of a row is ``sum_j U_jj^2 (w_j + f_j - q_j)^2``, where
-    ``f_j = sum_{i<j} (w_i - q_i) U_ij / U_jj`` is known when it is column j's turn: ``q_j`` is the integer nearest to
-    ``w_j + f_j``. Columns of large inputs come first, while there are many left to make good their errors.
+    ``q_j`` is the integer nearest to ``w_j + f_j``, with f of ``calibrate.hessian``. Columns of large inputs come
+    first, while there are many left to make good their errors.
 
     Args:
         weights: divided by their scales, ``[groups, channels, products]``.
@@ -33,7 +29,8 @@ def optq(weights: Numbers, hessian: Numbers, *, pairs: bool) -> Numbers:
         pairs: whether the sums of neighbouring integers are bounded (see ``grid``).
     """
     products = weights.shape[2]
-    factor, order = _factor(hessian)
+    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), kind="stable")
+    factor, _ = factored(np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None], 2))
     partners = _partners(order) if pairs else None
     weights = np.take_along_axis(weights, order[:, None], 2)
     integers, errors = np.zeros_like(weights), np.zeros_like(weights)
@@ -47,19 +44,6 @@ def optq(weights: Numbers, hessian: Numbers, *, pairs: bool) -> Numbers:
             errors[..., j] = weights[..., j] - integers[..., j]
     result: Numbers = np.take_along_axis(integers, np.argsort(order)[:, None], 2)
     return result
-
-
-def _factor(hessian: Numbers) -> tuple[Numbers, npt.NDArray[np.int64]]:
-    """U of the damped Hessian with each column divided by its diagonal, and the order of the columns it is for."""
-    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
-    order = np.argsort(-diagonal, kind="stable")
-    mean = diagonal.mean(axis=1)
-    damping = DAMPING * np.where(mean > 0, mean, 1)
-    damped = hessian + damping[:, None, None] * np.eye(hessian.shape[1])
-    backward = order[:, ::-1]  # a lower factor, turned around, is an upper one
-    damped = np.take_along_axis(np.take_along_axis(damped, backward[:, :, None], 1), backward[:, None], 2)
-    factor = np.linalg.cholesky(damped)[:, ::-1, ::-1]
-    return (factor / np.diagonal(factor, axis1=1, axis2=2)[:, None]).astype(np.float64, copy=False), order
 
 
 def _partners(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxopt.calibrate.hessian import Numbers
 from onnxopt.core import Context
 from onnxopt.passes.quantize.grids.grid import Array, Grid, quantized_rows
 from onnxopt.passes.quantize.int8.chains import Chains
 from onnxopt.passes.quantize.int8.layers import Int8Layer
 from onnxopt.passes.quantize.rounding.adaround import adaround
 from onnxopt.passes.quantize.rounding.inputs import stream
-from onnxopt.passes.quantize.rounding.optq import Numbers, optq
+from onnxopt.passes.quantize.rounding.optq import optq
 
 METHODS = {"optq": optq, "adaround": adaround}
 VECTORS = 4096

@@ -1,0 +1,6 @@
+"""What pruning changed, made good in closed form. Read ``network.py`` first."""
+
+from onnxopt.passes.prune.repair.network import METHODS, repair
+from onnxopt.passes.prune.repair.sites import Kept
+
+__all__ = ["METHODS", "Kept", "repair"]

@@ -1,0 +1,1 @@
+"""Single weights: patterns of zeros, scores, and what is left made good."""
