@@ -26,6 +26,11 @@ RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 a hundred images; one for all ruins either."""
 
 
+HARDLY = 1.02
+"""Errors up to so many times the least count as the least, and the smaller ridge wins: what a large one leaves
+uncorrected adds up over the layers, the noise of fits does not."""
+
+
 @dataclass
 class Sums:
     """Over vectors.
@@ -175,16 +180,19 @@ def chosen(first: Moments, held: Moments, *, whole: bool, biased: bool) -> Fit:
 
 
 def _best(first: Moments, held: Moments, *, biased: bool) -> Fit:
-    """That with the best ridge: from the middle one on, as long as a neighbour errs less."""
+    """That with the least ridge that errs hardly more than the best: from the middle one on, downhill."""
     tried: dict[int, tuple[float, Fit]] = {}
+
+    def error(one: int) -> float:
+        if one not in tried:
+            fit = fitted(first, RIDGES[one], biased=biased)
+            tried[one] = held.error(fit), fit
+        return tried[one][0]
+
     place = len(RIDGES) // 2
-    while True:
-        near = [one for one in (place, place - 1, place + 1) if 0 <= one < len(RIDGES)]
-        for one in near:
-            if one not in tried:
-                fit = fitted(first, RIDGES[one], biased=biased)
-                tried[one] = held.error(fit), fit
-        best = min(near, key=lambda one: tried[one][0])
-        if best == place:
-            return tried[place][1]
+    while (best := min((one for one in (place, place - 1, place + 1) if 0 <= one < len(RIDGES)), key=error)) != place:
         place = best
+    least = error(place)
+    while place > 0 and error(place - 1) <= HARDLY * least:
+        place -= 1
+    return tried[place][1]
