@@ -41,6 +41,10 @@ SILERO = {
 QUICK_FILES = {"ad01", "kws_dscnn", "loop_outer_scope", "resnet8_external", "strww"}
 
 
+UNFOLDED = {("vit_small_patch16", "torchscript")}
+"""Networks whose target shapes are computed from sizes that only folding makes known: nothing can go before that."""
+
+
 def some_slow(names: Iterable[str], quick: Container[str]) -> list[object]:
     """The names, of which all but the quick ones are marked."""
     return [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in names]
@@ -56,7 +60,8 @@ def assert_network_is_exact(name: str, folder: Path, exporter: str) -> None:
     module, _ = load(ZOO[name], SMALL.get(name, {}), None)
     settings = Settings(Exporter(exporter), outputs=ZOO[name].outputs, optimize=exporter == "dynamo")
     model = export(module, folder / "net.onnx", ZOO[name].inputs, settings).model
-    assert len(exactness.assert_exact(model, each=name in SMALL)) > 0
+    found = exactness.assert_exact(model, each=name in SMALL)
+    assert len(found) > 0 or (name, exporter) in UNFOLDED
     exactness.assert_runs(model)
 
 
