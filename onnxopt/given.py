@@ -17,7 +17,7 @@ from onnxopt.samples import Samples, random_samples, with_state
 CALIBRATION_SHARE = 0.3
 """Of the data, where no evaluation data are given; the rest is held out."""
 CALIBRATION_SAMPLES = 512
-"""At most; more do not move ranges, and refit pruned layers hardly better (ResNet-56, 250 to 500: +0.4 points)."""
+"""At most; more do not move ranges, and pruned layers are hardly better refitted (facts/pruning.md)."""
 CHECK_SAMPLES = 4
 """On which the outputs before and after an exact pass are compared."""
 

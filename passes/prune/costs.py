@@ -16,12 +16,11 @@ import onnx_ir as ir
 
 from onnxopt.graph import label, tensor
 from onnxopt.macs import KnownShapes, count
-from onnxopt.passes.prune.groups import Groups
+from onnxopt.passes.prune.groups import CONVOLUTIONS, Groups
 from onnxopt.passes.prune.groups.tracer import Axes
 from onnxopt.passes.prune.reading import Classes
 
 Mask = npt.NDArray[np.bool_]
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 RECURRENT = ("LSTM", "GRU", "RNN")
 
 
@@ -144,7 +143,7 @@ def _axes(node: ir.Node, groups: Groups) -> tuple[Classes, ...]:
     """The axes with channels that can go: of what a node makes, and of what a product or convolution sums over."""
     found = [*_free(groups.axes.get(node.outputs[0], []))]
     if node.op_type in (*CONVOLUTIONS, "Gemm", "MatMul") and node.attributes.get_int("group", 1) == 1:
-        summed = groups.channels(node.inputs[0], 1 if node.op_type in CONVOLUTIONS else -1)
+        summed = groups.read_by(node)
         if summed is not None and summed.any():
             found.append(summed)
     return tuple(found)

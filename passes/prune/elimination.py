@@ -12,12 +12,13 @@ Sources: Hassibi, Stork, "Second order derivatives for network pruning: Optimal 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
 from onnxopt.passes.prune.reading import Classes, Numbers, Reading
+from onnxopt.passes.prune.repair.least_squares import damped
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Relative to the mean of G's diagonal. Measured: 1e-3 suits 500 small images, 1 to 10 a hundred large ones."""
@@ -34,10 +35,12 @@ class Eliminated:
     Attributes:
         order: classes, the first to go first.
         loss: of the squared outputs of the readers, as a share, summed over the readers, after so many are gone.
+        ridges: with which the readings are fitted, one for each.
     """
 
     order: Classes
     loss: Numbers
+    ridges: tuple[float, ...]
 
 
 @dataclass
@@ -55,7 +58,6 @@ class _Reader:
     weights: Numbers
     inverse: Numbers
     scale: float
-    blocks: dict[int, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, reading: Reading, ridge: float) -> _Reader:
@@ -102,7 +104,7 @@ class _Reader:
 
 
 def eliminated(readings: Sequence[Reading], classes: Classes, costs: Numbers, most: int) -> Eliminated:
-    """Let the channel that is dearest for what it loses go, again and again.
+    """Let the channel go that costs most for what is lost with it, again and again.
 
     Args:
         readings: all that read the classes, measured.
@@ -110,7 +112,8 @@ def eliminated(readings: Sequence[Reading], classes: Classes, costs: Numbers, mo
         costs: what each class costs, of the same unit.
         most: how many may go.
     """
-    readers = [_Reader.of(reading, best_ridge(reading, classes)) for reading in readings]
+    ridges = tuple(best_ridge(reading, classes) for reading in readings)
+    readers = [_Reader.of(reading, ridge) for reading, ridge in zip(readings, ridges, strict=True)]
     alive, total = np.sort(classes), 0.0
     order: list[int] = []
     losses: list[float] = []
@@ -126,13 +129,7 @@ def eliminated(readings: Sequence[Reading], classes: Classes, costs: Numbers, mo
         order += gone.tolist()
         losses += np.linspace(before, total, len(gone) + 1)[1:].tolist()
         alive = np.delete(alive, chosen)
-    return Eliminated(np.array(order, np.int64), np.array(losses))
-
-
-def damped(second: Numbers, ridge: float) -> Numbers:
-    """The moments with a ridge relative to the mean of their diagonal."""
-    mean = float(np.diagonal(second).mean())
-    return second + (ridge * mean if mean > 0 else 1.0) * np.eye(len(second))
+    return Eliminated(np.array(order, np.int64), np.array(losses), ridges)
 
 
 def best_ridge(reading: Reading, classes: Classes) -> float:

@@ -16,8 +16,8 @@ import onnx_ir as ir
 from onnxopt.core import Context
 from onnxopt.graph import label
 from onnxopt.layers import Layer, layer
-from onnxopt.passes.prune.elimination import PROBE, Eliminated, best_ridge, refitted
-from onnxopt.passes.prune.reading import FITTED, Classes, Numbers, Reading
+from onnxopt.passes.prune.elimination import PROBE, Eliminated, refitted
+from onnxopt.passes.prune.reading import FITTED, Numbers, Reading
 from onnxopt.runtime import Outputs, Session
 from onnxopt.samples import Samples
 
@@ -35,19 +35,19 @@ class Judge:
         self._expected = [dict(outputs) for outputs in self._run(model)]
         self._spread = {name: _spread([outputs[name] for outputs in self._expected]) for name in self._names()}
 
-    def gain(self, readings: Sequence[Reading], classes: Classes, eliminated: Eliminated) -> float:
+    def gain(self, readings: Sequence[Reading], eliminated: Eliminated, classes: int) -> float:
         """The error of the outputs over that of the readers, with a share of the classes gone.
 
         Args:
             readings: of the group, measured.
-            classes: that can go.
-            eliminated: in which order they do.
+            eliminated: in which order its channels go.
+            classes: how many it has.
         """
-        count = max(1, min(round(len(classes) * PROBE), len(eliminated.order)))
+        count = max(1, min(round(classes * PROBE), len(eliminated.order)))
         gone, changed = eliminated.order[:count], self._model.clone()
         nodes = {label(node): node for node in changed.graph}
-        for reading in readings:
-            weights = refitted(reading, gone, best_ridge(reading, classes))
+        for reading, ridge in zip(readings, eliminated.ridges, strict=True):
+            weights = refitted(reading, gone, ridge)
             _write(nodes[label(reading.layer.node)], reading, weights)
         return self.error(changed) / max(float(eliminated.loss[count - 1]), 1e-9)
 

@@ -26,7 +26,7 @@ import onnx_ir as ir
 from onnxopt.calibrate.tap import Values
 from onnxopt.core import Context
 from onnxopt.graph import array
-from onnxopt.passes.prune.groups import Group, Groups
+from onnxopt.passes.prune.groups import Group, Groups, channel_axis
 from onnxopt.passes.prune.reading import Classes, Numbers, Reading
 from onnxopt.runtime import Session
 
@@ -110,10 +110,9 @@ def _sources(group: Group, groups: Groups) -> Iterator[tuple[ir.Value, int]]:
     seen = set()
     for role in group.readers:
         value = role.node.inputs[0]
-        axis = 1 if role.node.op_type in ("Conv", "ConvTranspose") else -1
-        if value is not None and value not in seen and groups.channels(value, axis) is not None:
+        if value is not None and value not in seen and groups.read_by(role.node) is not None:
             seen.add(value)
-            yield value, axis
+            yield value, channel_axis(role.node)
 
 
 def by_both(readings: Sequence[Reading], classes: Classes) -> Numbers:

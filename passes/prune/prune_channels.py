@@ -21,7 +21,7 @@ from onnxopt.passes.prune.groups import Group, Groups, find, unshare
 from onnxopt.passes.prune.importance import OF_WEIGHTS
 from onnxopt.passes.prune.ranking import IMPORTANCES, ranked
 from onnxopt.passes.prune.reading import Classes
-from onnxopt.passes.prune.repair import Kept, repair
+from onnxopt.passes.prune.repair import KeptChannels, repair
 from onnxopt.passes.prune.widths import Prunable, budgeted, stops
 
 REPAIRS = ("least-squares", "bias", "none")
@@ -188,22 +188,21 @@ def _left(groups: Groups, name: str, going: Classes) -> Classes:
     return group.classes[~np.isin(group.classes, going)]
 
 
-def _kept(model: ir.Model, groups: Groups, going: Classes) -> dict[str, Kept]:
+def _kept(model: ir.Model, groups: Groups, going: Classes) -> dict[str, KeptChannels]:
     """Of each layer that loses channels, those it reads and those it makes that stay."""
     found = {}
     for layer in layers(model)[0]:
-        axis = 1 if layer.node.op_type == "Conv" else -1
-        made, read = (groups.channels(value, axis) for value in (layer.node.outputs[0], layer.node.inputs[0]))
+        made, read = groups.made_by(layer.node), groups.read_by(layer.node)
         sizes = layer.rows().shape[0], layer.group * layer.numbers().shape[1 - layer.axis]
         stays = [
             np.arange(size) if classes is None else np.flatnonzero(~np.isin(classes, going))
             for classes, size in zip((made, read), sizes, strict=True)
         ]
         if any(len(one) < size for one, size in zip(stays, sizes, strict=True)):
-            found[label(layer.node)] = Kept(*stays)
+            found[label(layer.node)] = KeptChannels(*stays)
     for norm in nodes(model, "BatchNormalization"):
         classes = groups.channels(norm.outputs[0], 1)
         if classes is not None and norm.graph is model.graph:
             channels = np.flatnonzero(~np.isin(classes, going))
-            found[label(norm)] = Kept(channels, channels)
+            found[label(norm)] = KeptChannels(channels, channels)
     return found

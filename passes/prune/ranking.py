@@ -124,7 +124,7 @@ def _reconstructed(
         progress.detail(f"group {number + 1} of {len(kept)}")
         own = wanted[group.name]
         gone = eliminated(own, group.classes, prices[group.name], max(stops[group.name]))
-        gain = judge.gain(own, group.classes, gone)
+        gain = judge.gain(own, gone, len(group))
         loss = np.concatenate([[0.0], gone.loss])
         found.append(Prunable(group, gone.order, np.diff(loss), gain * loss, stops[group.name]))
     store.keep(place, found)

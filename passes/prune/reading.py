@@ -115,8 +115,7 @@ def readings(layers: Sequence[Layer], groups: Groups) -> list[Reading]:
     """
     found = []
     for layer in layers:
-        axis = 1 if layer.node.op_type == "Conv" else -1
-        read, made = groups.channels(layer.node.inputs[0], axis), groups.channels(layer.node.outputs[0], axis)
+        read, made = groups.read_by(layer.node), groups.made_by(layer.node)
         if read is None or not read.any() or len(read) % layer.group:
             continue
         for group, own in enumerate(np.split(read, layer.group)):

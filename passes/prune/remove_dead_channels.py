@@ -12,11 +12,10 @@ from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import inferred, opset
 from onnxopt.passes.prune.dead import Evidence, examine, intervals, shift
 from onnxopt.passes.prune.dead.interval import Flags
-from onnxopt.passes.prune.groups import Group, Groups, find
+from onnxopt.passes.prune.groups import CONVOLUTIONS, Group, Groups, find
 
 OLDEST = 7
 """The opset from which BatchNormalization and Dropout say whether they train, and Add broadcasts as numpy does."""
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _remove(groups: Groups, evidence: Evidence, gone: Flags) -> None:
     """Take channels away, and put into biases what they added."""
     shifts = []
     for found in evidence.shifts:
-        made = groups.channels(found.layer.node.outputs[0], 1 if found.layer.node.op_type == "Conv" else -1)
+        made = groups.made_by(found.layer.node)
         gained = found.of(gone)
         if gained.any():
             shifts.append((found.layer, gained if made is None else gained[~gone[made]]))

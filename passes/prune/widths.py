@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxopt.passes.prune.costs import CONVOLUTIONS, Costs, Mask
+from onnxopt.passes.prune.costs import Costs, Mask
 from onnxopt.passes.prune.groups import Group
 from onnxopt.passes.prune.reading import Classes, Numbers
 
@@ -50,7 +50,7 @@ def stops(group: Group, multiple: int, least: int) -> tuple[int, ...]:
     """
     size = len(group)
     most = size - max(least, 0 if group.fixed else 1)
-    if any(role.node.op_type in CONVOLUTIONS for role in (*group.writers, *group.readers)):
+    if group.convolved:
         own = size * group.each
         start = group.width if own + group.fixed == group.width else own  # others on the axis keep to the grid, too
         found = [gone for gone in range(1, most + 1) if (start - gone * group.each) % multiple == 0]

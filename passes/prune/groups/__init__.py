@@ -14,16 +14,18 @@ from onnxopt.passes.prune.groups import (  # each registers its rules
     sizes,
     slicing,
 )
-from onnxopt.passes.prune.groups.groups import Group, Groups, find
+from onnxopt.passes.prune.groups.groups import CONVOLUTIONS, Group, Groups, channel_axis, find
 from onnxopt.passes.prune.groups.tracer import RULES, Role
 from onnxopt.passes.prune.groups.unshare import unshare
 
 __all__ = [
+    "CONVOLUTIONS",
     "RULES",
     "Group",
     "Groups",
     "Role",
     "attention",
+    "channel_axis",
     "control",
     "elementwise",
     "find",

@@ -18,6 +18,7 @@ from onnxopt.passes.prune.groups.tracer import UNKNOWN, Axes, Classes, Kept, Rol
 
 FIXED = 0
 """The class of what must stay."""
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 DIVISORS = {("Div", 1), ("Mod", 1), ("QuantizeLinear", 1)}
 """Operator and input."""
 
@@ -53,6 +54,11 @@ class Group:
     def __len__(self) -> int:
         """How many channels can go."""
         return len(self.classes)
+
+    @property
+    def convolved(self) -> bool:
+        """Whether convolutions make or read the channels: their kernels want certain counts."""
+        return any(role.node.op_type in CONVOLUTIONS for role in (*self.writers, *self.readers))
 
     def __str__(self) -> str:
         """A readable list of what shrinks together."""
@@ -108,6 +114,14 @@ class Groups:
         """The classes along an axis of a value; None where nothing can go."""
         axes = self.axes.get(value) if value is not None else None
         return None if axes is None or not -len(axes) <= axis < len(axes) else axes[axis]
+
+    def read_by(self, node: ir.Node) -> Classes | None:
+        """The classes of the channels that a layer reads."""
+        return self.channels(node.inputs[0], channel_axis(node))
+
+    def made_by(self, node: ir.Node) -> Classes | None:
+        """The classes of the channels that a layer makes."""
+        return self.channels(node.outputs[0], channel_axis(node))
 
     def constants(self) -> dict[ir.Value, Axes]:
         """The constants that have channels which can go."""
@@ -199,6 +213,11 @@ class _Components:
     def why(self, axis: Classes) -> str:
         """Why the first of those that must stay must."""
         return next((self.reasons[one] for one in self.of_class[axis].tolist() if one in self.reasons), "")
+
+
+def channel_axis(node: ir.Node) -> int:
+    """The axis of the channels in what a layer reads and makes."""
+    return 1 if node.op_type in CONVOLUTIONS else -1
 
 
 def connected(count: int, ties: Sequence[tuple[Classes, Classes]]) -> Classes:

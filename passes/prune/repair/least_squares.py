@@ -24,8 +24,6 @@ Array = npt.NDArray[np.float32]
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 """Candidates. Measured (`facts/pruning.md`): 1e-3 fits 500 small images, 10 the last layers of an ImageNet network and
 a hundred images; one for all ruins either."""
-
-
 HARDLY = 1.02
 """Errors up to so many times the least count as the least, and the smaller ridge wins: what a large one leaves
 uncorrected adds up over the layers, the noise of fits does not."""
@@ -148,11 +146,16 @@ def corrected(moments: Moments) -> Fit:
 def fitted(moments: Moments, ridge: float, *, biased: bool) -> Fit:
     """The best D and s with this ridge."""
     used = moments if biased else moments.about_zero()
-    diagonal = np.diagonal(used.xx, axis1=1, axis2=2).mean(1)
-    damped = used.xx + (ridge * np.maximum(diagonal, 1e-12))[:, None, None] * np.eye(used.xx.shape[1])
-    weights = _solved(damped, used.xr)
+    weights = _solved(damped(used.xx, ridge), used.xr)
     bias = moments.r - np.einsum("gp,gpc->gc", moments.x, weights)
     return Fit(weights, bias if biased else np.zeros_like(bias), ridge)
+
+
+def damped(moments: Numbers, ridge: float) -> Numbers:
+    """Moments ``[..., products, products]`` with a ridge relative to the mean of their diagonal."""
+    mean = np.maximum(np.diagonal(moments, axis1=-2, axis2=-1).mean(-1), 1e-12)
+    found: Numbers = moments + ridge * mean[..., None, None] * np.eye(moments.shape[-1])
+    return found
 
 
 def _solved(matrices: Numbers, right: Numbers) -> Numbers:

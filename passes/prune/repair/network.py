@@ -23,7 +23,7 @@ from onnxopt.passes.prune.repair.fit import VECTORS, fit
 from onnxopt.passes.prune.repair.lockstep import Lockstep
 from onnxopt.passes.prune.repair.norms import Norm, estimate
 from onnxopt.passes.prune.repair.shelf import BUDGET, Shelf
-from onnxopt.passes.prune.repair.sites import Kept, plan
+from onnxopt.passes.prune.repair.sites import KeptChannels, plan
 
 METHODS = ("least-squares", "bias")
 
@@ -31,7 +31,7 @@ METHODS = ("least-squares", "bias")
 def repair(
     original: ir.Model,
     pruned: ir.Model,
-    kept: Mapping[str, Kept],
+    kept: Mapping[str, KeptChannels],
     context: Context,
     *,
     method: str = "least-squares",

@@ -7,8 +7,7 @@ elsewhere: a step never makes it larger, and all have the same G. At an upper en
 met either.
 
 Source: Zhang, Zou, He, Sun, "Accelerating Very Deep Convolutional Networks for Classification and Detection", TPAMI
-2016, section 3.1, with other auxiliary variables. Measured on a ResNet-56 with half its multiply-accumulates: 78.2
-instead of 77.1 points.
+2016, section 3.1, with other auxiliary variables.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Channels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptChannels:
     """The channels of the original's layer that the pruned one still has.
 
     Attributes:
@@ -51,7 +51,7 @@ class Site:
     place: int
     before: Layer
     after: Layer
-    kept: Kept
+    kept: KeptChannels
     source: Source
     pooled: Source | None
     beside: str
@@ -59,7 +59,7 @@ class Site:
 
 
 def plan(
-    original: ir.Model, pruned: ir.Model, kept: Mapping[str, Kept]
+    original: ir.Model, pruned: ir.Model, kept: Mapping[str, KeptChannels]
 ) -> tuple[Flow, list[Site | Norm], list[Refusal]]:
     """What is repaired, in the order of the graph, and why other layers that read something changed are not."""
     twins = inferred(original)
@@ -88,7 +88,7 @@ def plan(
     return flow, sites, refusals
 
 
-def _norm(place: int, before: ir.Node, after: ir.Node, kept: Kept | None) -> Norm | None:
+def _norm(place: int, before: ir.Node, after: ir.Node, kept: KeptChannels | None) -> Norm | None:
     """A BatchNormalization; None if it has lost channels and is not among what was kept."""
     sizes = [numbers.size for node in (before, after) if (numbers := array(node.inputs[1])) is not None]
     if kept is None:
@@ -106,7 +106,7 @@ def _site(
     place: int,
     before: Layer,
     after: Layer,
-    kept: Mapping[str, Kept],
+    kept: Mapping[str, KeptChannels],
     flow: Flow,
     twins: Mapping[ir.Value, ir.Value],
 ) -> Site | None:
@@ -123,7 +123,7 @@ def _site(
         pooled = None
     if pooled is not None:
         flow.until[pooled.name] = max(flow.until[pooled.name], place)
-    stays = kept.get(label(before.node)) or Kept(*map(np.arange, _widths(before)))
+    stays = kept.get(label(before.node)) or KeptChannels(*map(np.arange, _widths(before)))
     _check(after.node, (len(stays.outputs), len(stays.inputs)), _widths(after))
     return Site(place, before, after, stays, Source(name), pooled, beside, _bounds(before, beside))
 

@@ -14,7 +14,7 @@ from onnxopt.data import open_dataset
 from onnxopt.graph import array, inferred, label, nodes
 from onnxopt.layers import layers
 from onnxopt.passes.prune.groups import find
-from onnxopt.passes.prune.repair import Kept, fit, repair
+from onnxopt.passes.prune.repair import KeptChannels, fit, repair
 from onnxopt.passes.prune.repair.flow import follow
 from onnxopt.passes.prune.repair.least_squares import Moments, Sums, chosen, fitted, nothing
 from onnxopt.passes.prune.repair.lockstep import Lockstep
@@ -52,7 +52,7 @@ def changed(model: ir.Model, **constants: np.ndarray) -> ir.Model:
     return clone
 
 
-def cut(model: ir.Model, gone: Mapping[str, list[int]]) -> tuple[ir.Model, dict[str, Kept]]:
+def cut(model: ir.Model, gone: Mapping[str, list[int]]) -> tuple[ir.Model, dict[str, KeptChannels]]:
     """A clone without channels of some groups, by their names, and what is left of its layers."""
     clone = model.clone()
     groups = find(clone)
@@ -60,7 +60,7 @@ def cut(model: ir.Model, gone: Mapping[str, list[int]]) -> tuple[ir.Model, dict[
     kept = {}
     for norm in nodes(clone, "BatchNormalization"):
         stays = np.flatnonzero(~np.isin(groups.channels(norm.outputs[0], 1), going))
-        kept[label(norm)] = Kept(stays, stays)
+        kept[label(norm)] = KeptChannels(stays, stays)
     for layer in layers(clone)[0]:
         axis, (made, read) = 1 if layer.node.op_type == "Conv" else -1, (layer.node.outputs[0], layer.node.inputs[0])
         sizes = len(layer.rows()), layer.group * layer.numbers().shape[1 - layer.axis]
@@ -68,7 +68,7 @@ def cut(model: ir.Model, gone: Mapping[str, list[int]]) -> tuple[ir.Model, dict[
             np.arange(size) if classes is None else np.flatnonzero(~np.isin(classes, going))
             for classes, size in zip((groups.channels(v, axis) for v in (made, read)), sizes, strict=True)
         ]
-        kept[label(layer.node)] = Kept(*stays)
+        kept[label(layer.node)] = KeptChannels(*stays)
     groups.remove(going)
     return clone, kept
 
