@@ -19,6 +19,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt.dimensions import dimension
@@ -86,6 +87,16 @@ def count(node: ir.Node, shape: ShapeOf) -> int | None:
         return FORMULAS[op](node, shape)
     except (UnknownShape, IndexError, ValueError):  # the last two: a node that its operator does not allow
         return None
+
+
+def node_macs(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[int]:
+    """MACs of each node of the main graph, on inputs of these shapes; 0 where they are not known."""
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        if (fed := feeds.get(value.name or "")) is not None:
+            value.shape = ir.Shape(fed.shape)
+    shapes = KnownShapes(copy, {})
+    return [count(node, shapes) or 0 for node in copy.graph]
 
 
 class KnownShapes:

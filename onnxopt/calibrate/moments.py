@@ -26,6 +26,8 @@ BYTES = 12
 class Moment:
     """Moments of one value x, taken as vectors of C channels: one vector per sample and position.
 
+    Those of what a layer reads (``inputs.input_moments``) are by group: their arrays have an axis more in front.
+
     Attributes:
         vectors: how many there were.
         mean: E[x], float64[C].
@@ -39,7 +41,8 @@ class Moment:
     @property
     def covariance(self) -> Array:
         """E[(x - mean)(x - mean)^T], or the variances, shaped as ``second``."""
-        squared: Array = self.mean**2 if self.second.ndim == 1 else np.outer(self.mean, self.mean)
+        diagonal = self.second.ndim == self.mean.ndim
+        squared: Array = self.mean**2 if diagonal else self.mean[..., :, None] * self.mean[..., None, :]
         return self.second - squared
 
 

@@ -21,6 +21,9 @@ from onnxopt.core import Context
 from onnxopt.layers import Layer
 from onnxopt.runtime import Session
 
+MASK = "attention_mask"
+"""The input that says of each token whether it is one, or padding: what layers read of padding is no vector."""
+
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
@@ -45,12 +48,14 @@ def stream(
     tap = Values.of(model, set(sources.values()), context.calibration.state.values())
     draws = {layer.node: np.random.default_rng(context.seed) for layer in layers}
     for batch, outputs in context.calibration.run(Session(tap.model, context.target)):
-        share = math.ceil(count * batch.size / len(context.calibration))
+        share, mask = math.ceil(count * batch.size / len(context.calibration)), batch.feeds.get(MASK)
         for layer in layers:
-            yield layer, vectors(layer, outputs[tap.outputs[sources[layer.node]]], share, draws[layer.node])
+            yield layer, vectors(layer, outputs[tap.outputs[sources[layer.node]]], share, draws[layer.node], mask)
 
 
-def vectors(layer: Layer, numbers: Array, count: int, draw: np.random.Generator) -> Array:
+def vectors(
+    layer: Layer, numbers: Array, count: int, draw: np.random.Generator, mask: np.ndarray | None = None
+) -> Array:
     """At most ``count`` of the vectors in one input of the layer, ``[groups, vectors, products]``.
 
     Args:
@@ -58,14 +63,19 @@ def vectors(layer: Layer, numbers: Array, count: int, draw: np.random.Generator)
         numbers: what it reads: ``[samples, channels, *sizes]`` for a Conv, else ``[..., products]``.
         count: how many to draw, without replacement.
         draw: makes the choice.
+        mask: of tokens, 0 where one is padding; a product that reads one vector for each token passes over those.
     """
-    return vectors_at(layer, numbers, places(layer, numbers.shape, count, draw))
+    return vectors_at(layer, numbers, places(layer, numbers.shape, count, draw, mask))
 
 
-def places(layer: Layer, shape: Sequence[int], count: int, draw: np.random.Generator) -> Places:
-    """At most ``count`` of the places in an input of this shape, sorted."""
+def places(
+    layer: Layer, shape: Sequence[int], count: int, draw: np.random.Generator, mask: np.ndarray | None = None
+) -> Places:
+    """At most ``count`` of the places in an input of this shape, sorted; those that a mask hides are left out."""
     total = math.prod(extent(layer, shape))
-    return np.sort(draw.choice(total, min(count, total), replace=False))
+    masked = mask is not None and layer.node.op_type != "Conv" and mask.size == total
+    seen = np.flatnonzero(mask) if masked and mask is not None else np.arange(total)
+    return np.sort(draw.choice(seen, min(count, len(seen)), replace=False))
 
 
 def samples_of(layer: Layer, shape: Sequence[int], places: Places) -> Places:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxopt.graph import label, tensor
-from onnxopt.macs import KnownShapes, count
+from onnxopt.macs import node_macs
 from onnxopt.passes.prune.groups import CONVOLUTIONS, Groups
 from onnxopt.passes.prune.groups.tracer import Axes
 from onnxopt.passes.prune.reading import Classes
@@ -81,23 +81,13 @@ def macs(model: ir.Model, groups: Groups, feeds: Mapping[str, np.ndarray]) -> Co
         groups: of it.
         feeds: its inputs, whose shapes are meant.
     """
-    return shrinking(model, groups, counted(model, feeds))
+    return shrinking(model, groups, node_macs(model, feeds))
 
 
 def shrinking(model: ir.Model, groups: Groups, each: Sequence[float]) -> Costs:
     """Any costs of the nodes of the main graph, one for each."""
     costs = zip(model.graph, each, strict=True)
     return Costs([part for node, cost in costs if cost for part in _parts(node, cost, groups)], groups.count)
-
-
-def counted(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[int]:
-    """Multiply-accumulates of each node of the main graph, on inputs of these shapes; 0 where they are not known."""
-    copy = model.clone()
-    for value in copy.graph.inputs:
-        if (fed := feeds.get(value.name or "")) is not None:
-            value.shape = ir.Shape(fed.shape)
-    shapes = KnownShapes(copy, {})
-    return [count(node, shapes) or 0 for node in copy.graph]
 
 
 def weight_bytes(groups: Groups) -> Costs:

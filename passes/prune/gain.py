@@ -8,17 +8,17 @@ network lost half its accuracy over it (measured on a MobileNetV2).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.calibrate.divergence import Reference
 from onnxopt.core import Context
 from onnxopt.graph import label
 from onnxopt.layers import Layer, layer
 from onnxopt.passes.prune.elimination import PROBE, Eliminated, refitted
 from onnxopt.passes.prune.reading import FITTED, Numbers, Reading
-from onnxopt.runtime import Outputs, Session
 from onnxopt.samples import Samples
 
 SAMPLES = 64
@@ -31,9 +31,8 @@ class Judge:
     def __init__(self, model: ir.Model, context: Context) -> None:
         """Run the model once."""
         assert context.calibration is not None
-        self._model, self._target, self._samples = model, context.target, held_out(context.calibration)
-        self._expected = [dict(outputs) for outputs in self._run(model)]
-        self._spread = {name: _spread([outputs[name] for outputs in self._expected]) for name in self._names()}
+        self._model = model
+        self._reference = Reference(model, held_out(context.calibration), context.target, errors=True)
 
     def gain(self, readings: Sequence[Reading], eliminated: Eliminated, classes: int) -> float:
         """The error of the outputs over that of the readers, with a share of the classes gone.
@@ -49,23 +48,7 @@ class Judge:
         for reading, ridge in zip(readings, eliminated.ridges, strict=True):
             weights = refitted(reading, gone, ridge)
             _write(nodes[label(reading.layer.node)], reading, weights)
-        return self.error(changed) / max(float(eliminated.loss[count - 1]), 1e-9)
-
-    def error(self, model: ir.Model) -> float:
-        """The squared error of the outputs, each as a share of its variance over the samples; their mean."""
-        errors = dict.fromkeys(self._names(), 0.0)
-        for outputs, expected in zip(self._run(model), self._expected, strict=True):
-            for name in errors:
-                errors[name] += float(((outputs[name] - expected[name]).astype(np.float64) ** 2).sum())
-        return float(np.mean([error / self._spread[name] for name, error in errors.items()])) if errors else 0.0
-
-    def _run(self, model: ir.Model) -> Iterator[Outputs]:
-        return (outputs for _, outputs in self._samples.run(Session(model, self._target)))
-
-    def _names(self) -> list[str]:
-        """The outputs that are floats."""
-        first: Mapping[str, np.ndarray] = self._expected[0] if self._expected else {}
-        return [name for name, array in first.items() if np.issubdtype(np.asarray(array).dtype, np.floating)]
+        return self._reference.divergence(changed) / max(float(eliminated.loss[count - 1]), 1e-9)
 
 
 def held_out(samples: Samples) -> Samples:
@@ -73,13 +56,6 @@ def held_out(samples: Samples) -> Samples:
     border = max(1, round(len(samples) * FITTED))
     index = samples.data.index[border : border + SAMPLES] if border < len(samples) else samples.data.index
     return dataclasses.replace(samples, data=dataclasses.replace(samples.data, index=index))
-
-
-def _spread(outputs: Sequence[np.ndarray]) -> float:
-    """The sum of squares about the mean of all samples; about 0 where there is one sample, or they have many shapes."""
-    alike = len({array.shape[1:] for array in outputs}) == 1 and sum(map(len, outputs)) > 1
-    joined = np.concatenate(outputs).astype(np.float64) if alike else np.concatenate([a.reshape(-1) for a in outputs])
-    return max(float(((joined - joined.mean(0) if alike else joined) ** 2).sum()), 1e-30)
 
 
 def _write(node: ir.Node, reading: Reading, weights: Numbers) -> None:

@@ -10,8 +10,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.calibrate.inputs import fits, input_moments
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import UsageError
+from onnxopt.layers import Rows, Weight, weights
 from onnxopt.passes.prune.weights.importance import (
     IMPORTANCES,
     MAGNITUDE,
@@ -21,10 +23,8 @@ from onnxopt.passes.prune.weights.importance import (
     importance,
     together,
 )
-from onnxopt.passes.prune.weights.inputs import fits, hessians
 from onnxopt.passes.prune.weights.patterns import UNSTRUCTURED, Mask, Pattern, share_of
 from onnxopt.passes.prune.weights.sparsegpt import sparsegpt
-from onnxopt.passes.prune.weights.weight import Rows, Weight, weights
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class PruneWeights(Pass):
         wanted = dict(zip(chosen, counts, strict=True))
         todo = [weight for weight, count in wanted.items() if not pattern.holds(weight.rows, count)]
         found = {
-            weight: sparsegpt(weight.grouped.astype(np.float64), hessian, pattern, wanted[weight])
-            for weight, hessian in hessians(model, todo, context)
+            weight: sparsegpt(weight.grouped.astype(np.float64), met.second, pattern, wanted[weight])
+            for weight, met in input_moments(model, todo, context)
         }
         for weight in chosen:
             rows = found[weight].astype(np.float32) if weight in found else weight.rows

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxopt import files
+from onnxopt.calibrate import inputs
 from onnxopt.core import Change, Context, Refusal
 from onnxopt.data import open_dataset
 from onnxopt.errors import DataError, UsageError
@@ -18,7 +19,6 @@ from onnxopt.gate import Drop
 from onnxopt.graph import array
 from onnxopt.passes import parse as parse_pass
 from onnxopt.passes.prune.prune_weights import PruneWeights
-from onnxopt.passes.prune.weights import inputs
 from onnxopt.passes.prune.weights.patterns import Pattern, lowest, share_of
 from onnxopt.passes.prune.weights.sparsegpt import sparsegpt
 from onnxopt.pipeline import Goal, Outcome, Pipeline

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.calibrate.inputs import energies, input_moments
 from onnxopt.core import Context
-from onnxopt.passes.prune.weights.inputs import energies, hessians
+from onnxopt.layers import Weight
 from onnxopt.passes.prune.weights.patterns import Array, Mask, Pattern, lowest, share_of
 from onnxopt.passes.prune.weights.sparsegpt import saliency
-from onnxopt.passes.prune.weights.weight import Weight
 
 MAGNITUDE, WANDA, SECOND_ORDER = IMPORTANCES = ("magnitude", "wanda", "second-order")
 
@@ -35,8 +35,8 @@ def importance(name: str, model: ir.Model, weights: Sequence[Weight], context: C
             norms = np.sqrt(energy).astype(np.float32)
             yield (np.abs(weight.grouped) * norms[:, None]).reshape(weight.rows.shape)
     else:
-        for weight, hessian in hessians(model, weights, context):
-            found = saliency(weight.grouped.astype(np.float64), hessian).reshape(weight.rows.shape)
+        for weight, met in input_moments(model, weights, context):
+            found = saliency(weight.grouped.astype(np.float64), met.second).reshape(weight.rows.shape)
             yield found.astype(np.float32)
 
 

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt import cache, files
 from onnxopt.benchmark import LOAD_LIMIT
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import added_row, array, constant, inferred, label, tensor
 from onnxopt.load import ForeignLoad
 from onnxopt.macs import Shape
+from onnxopt.parts import Store
 from onnxopt.passes.quantize.grids.grid import AMX_PRODUCTS, Grid
 from onnxopt.passes.quantize.int8.chains import Chains, data_inputs, result
 from onnxopt.passes.quantize.int8.layers import Int8Layer, layer
 from onnxopt.passes.quantize.int8.writer import Writer
-from onnxopt.runtime import version
 from onnxopt.stopwatch import ASIDE, Cost, part_costs
-from onnxopt.target import Target, instruction_sets, processor
+from onnxopt.target import Target
 
-VERSION = 1
-"""Of the kept costs; raise it when they are measured otherwise."""
-KEPT = 16
-"""Files of kept costs at most: one for each machine, number of threads and version of ONNX Runtime."""
 LARGEST = 64 * 2**20
 """Bytes of weights and inputs that are timed together."""
 SMALL = 1024
@@ -79,17 +70,27 @@ def kernel_costs(
         seconds: for all measurements together; each takes a few runs in any case.
     """
     nodes = (*chains.layers, *sorted(chains.members, key=label))
-    asked = [found for node in nodes if (found := _described(node, chains, shapes))]
-    place = _place(target, opset)
-    known = _load(place)
-    new = {found.key: found for found in asked if found.key not in known}
+    asked = [one for node in nodes if (one := _described(node, chains, shapes))]
+    store = Store(target)
+    new = {one.key: one for one in asked if not _known(store, opset, one)}
     groups, load = list(_groups(list(new.values()))), ForeignLoad()
+    found: dict[str, Cost] = {}
     for group in groups:
         with contextlib.suppress(OnnxoptError):  # what does not run by itself has no known cost
-            known |= _measured(group, chains, opset, target, seconds / len(groups))
-    if new and load.share() <= LOAD_LIMIT:
-        _save(place, known)
-    return {found.node: known[found.key] for found in asked if found.key in known}
+            found |= _measured(group, chains, opset, target, seconds / len(groups))
+    store.add(found, quiet=load.share() <= LOAD_LIMIT)
+    return {one.node: costs for one in asked if (costs := _known(store, opset, one))}
+
+
+def _known(store: Store, opset: int, one: _Node) -> Costs:
+    """The costs of a node in all its forms; none where it was not measured."""
+    keys = {form: _key(opset, form, one) for form in Form}
+    found = {form: store.known[key] for form, key in keys.items() if key in store.known}
+    return found if {Form.FLOAT, Form.INT8} <= found.keys() else {}
+
+
+def _key(opset: int, form: Form, one: _Node) -> str:
+    return f"{form.value} opset {opset} {one.key}"
 
 
 def assumed_costs(chains: Chains, work: Mapping[ir.Node, int], target: Target) -> dict[ir.Node, Costs]:
@@ -154,17 +155,14 @@ def _groups(found: Sequence[_Node]) -> Iterator[list[_Node]]:
         yield group
 
 
-def _measured(
-    group: Sequence[_Node], chains: Chains, opset: int, target: Target, seconds: float
-) -> dict[str, dict[Form, Cost]]:
-    """The costs of nodes by their keys: each is a part of one small model, written in every form."""
+def _measured(group: Sequence[_Node], chains: Chains, opset: int, target: Target, seconds: float) -> dict[str, Cost]:
+    """The costs of nodes in their forms, by key: each is a part of one small model, written in every form."""
     models = [_parts(group, chains, opset, form) for form in Form]
-    by_form = dict(zip(Form, part_costs(models, target, seconds), strict=True))
-    costs: dict[str, dict[Form, Cost]] = {}
-    for place, one in enumerate(group):
-        costs[one.key] = {form: by_form[form][f"y{place}"] for form in Form}
-        if one.node.op_type != "Conv" or chains.layers[one.node].depthwise:
-            del costs[one.key][Form.TILES]
+    costs: dict[str, Cost] = {}
+    for form, found in zip(Form, part_costs(models, target, seconds), strict=True):
+        for place, one in enumerate(group):
+            if form is not Form.TILES or (one.node.op_type == "Conv" and not chains.layers[one.node].depthwise):
+                costs[_key(opset, form, one)] = found[f"y{place}"]
     return costs
 
 
@@ -252,44 +250,3 @@ def _write(model: ir.Model, copies: Sequence[ir.Node], nodes: Sequence[ir.Node],
         parts.born.update(node.outputs)
     tiles = [copy for copy in copies if form is Form.TILES]
     Writer(model.graph, parts, dict.fromkeys(parts.values, GRID), {}, pairs=False, tiles=tiles).write()
-
-
-def _place(target: Target, opset: int) -> Path | None:
-    """The file for this machine; None where nothing is kept."""
-    folder = cache.folder("kernels")
-    words = repr((VERSION, version(), processor(), sorted(instruction_sets()), target.threads, opset))
-    return folder and folder / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.json"
-
-
-def _load(place: Path | None) -> dict[str, dict[Form, Cost]]:
-    """What was measured before; nothing where the file is not there, or damaged."""
-    try:
-        content = json.loads(place.read_text(encoding="utf-8")) if place else {}
-        return {str(key): _costs(forms) for key, forms in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        return {}
-
-
-def _costs(forms: Mapping[str, Sequence[Any]]) -> dict[Form, Cost]:
-    found = {Form(name): _cost(*numbers) for name, numbers in forms.items()}
-    if not {Form.FLOAT, Form.INT8} <= found.keys():
-        raise ValueError("a form is missing")
-    return found
-
-
-def _cost(before: float, kernel: float, after: float, fused: bool) -> Cost:
-    found = Cost(float(before), float(kernel), float(after), bool(fused))
-    if not all(math.isfinite(seconds) and seconds >= 0 for seconds in (found.before, found.kernel, found.after)):
-        raise ValueError(f"{found} is no cost")
-    return found
-
-
-def _save(place: Path | None, known: Mapping[str, Costs]) -> None:
-    """Keep costs for the next time; where that is not possible, nothing happens."""
-    if place is None:
-        return
-    content = {key: {form.value: astuple(cost) for form, cost in forms.items()} for key, forms in known.items()}
-    with contextlib.suppress(OSError, OnnxoptError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(place, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-        cache.trim(place.parent, KEPT)

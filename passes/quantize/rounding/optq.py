@@ -10,40 +10,33 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxopt.calibrate.hessian import Numbers, factored
+from onnxopt.calibrate.hessian import Numbers, factored, fed_back, in_turn, ordered
 from onnxopt.passes.quantize.grids.grid import PAIR_MAX, WEIGHT_MAX
-
-BLOCK = 128
-"""Columns after which errors are carried on to all later ones."""
 
 
 def optq(weights: Numbers, hessian: Numbers, *, pairs: bool) -> Numbers:
     """The integers ``q`` that make ``(w - q) H (w - q)^T`` small for each row ``w``; ``[groups, channels, products]``.
 
-    ``q_j`` is the integer nearest to ``w_j + f_j``, with f of ``calibrate.hessian``. Columns of large inputs come
-    first, while there are many left to make good their errors.
+    ``q_j`` is the integer nearest to ``w_j + f_j``, with f of ``calibrate.hessian``.
 
     Args:
         weights: divided by their scales, ``[groups, channels, products]``.
         hessian: ``E[x x^T]`` of the inputs of each group, or a multiple, ``[groups, products, products]``.
         pairs: whether the sums of neighbouring integers are bounded (see ``grid``).
     """
-    products = weights.shape[2]
-    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), kind="stable")
-    factor, _ = factored(np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None], 2))
+    order = in_turn(hessian)
+    factor, _ = factored(ordered(hessian, order))
     partners = _partners(order) if pairs else None
     weights = np.take_along_axis(weights, order[:, None], 2)
-    integers, errors = np.zeros_like(weights), np.zeros_like(weights)
-    for start in range(0, products, BLOCK):
-        block = slice(start, start + BLOCK)
-        wanted = weights[..., block] + errors[..., :start] @ factor[:, :start, block]
-        for j in range(start, min(start + BLOCK, products)):
-            column = wanted[..., j - start] + (errors[..., start:j] @ factor[:, start:j, j, None])[..., 0]
-            low, high = _bounds(integers, None if partners is None else partners[:, j])
-            integers[..., j] = np.clip(np.rint(column), low, high)
-            errors[..., j] = weights[..., j] - integers[..., j]
-    result: Numbers = np.take_along_axis(integers, np.argsort(order)[:, None], 2)
-    return result
+    chosen = np.zeros_like(weights)
+
+    def nearest(j: int, wanted: Numbers) -> Numbers:
+        low, high = _bounds(chosen, None if partners is None else partners[:, j])
+        chosen[..., j] = np.clip(np.rint(wanted), low, high)
+        return chosen[..., j]
+
+    integers = fed_back(weights, factor, nearest)
+    return np.take_along_axis(integers, np.argsort(order)[:, None], 2)
 
 
 def _partners(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,17 +1,18 @@
-"""A constant that is pruned once, for all layers that read it as their weights."""
+"""A constant that is changed once, for all layers that read it as their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxopt.core import Refusal
-from onnxopt.graph import label, lift
-from onnxopt.layers import Layer, layers
+from onnxopt.graph import array, label, lift
+from onnxopt.layers.node import Layer, layers
 
 Rows = npt.NDArray[np.float32]
 
@@ -22,11 +23,14 @@ class Weight:
 
     Attributes:
         layers: all that read the constant; at least one.
-        rows: ``[channels, products]``, in the order of ``Layer.rows``.
     """
 
     layers: tuple[Layer, ...]
-    rows: Rows
+
+    @cached_property
+    def rows(self) -> Rows:
+        """``[channels, products]``, in the order of ``Layer.rows``; as they were when first asked for."""
+        return self.layers[0].rows()
 
     @property
     def names(self) -> list[str]:
@@ -49,8 +53,18 @@ class Weight:
         layer = self.layers[0]
         return int(layer.numbers().shape[1]) if layer.node.op_type == "Conv" else self.rows.shape[1]
 
-    def write(self, rows: Rows) -> None:
-        """Put new rows into the model, for all layers."""
+    @property
+    def biased(self) -> bool:
+        """Whether all its layers have a bias, which can take up what the mean of their outputs moves by."""
+        return all(layer.bias is not None or layer.added is not None for layer in self.layers)
+
+    def write(self, rows: Rows, shift: Rows | None = None) -> None:
+        """Put new rows into the model, for all layers; the layers are stale then where there is a shift.
+
+        Args:
+            rows: ``[channels, products]``.
+            shift: added to the bias of each layer, ``[channels]``; only where there is one (``biased``).
+        """
         layer, value = self.layers[0], self.layers[0].weight
         producer = value.producer()
         held = value if producer is None else lift(producer)
@@ -58,6 +72,10 @@ class Weight:
         numbers = layer.shaped(rows)
         numbers = np.array(numbers.T if layer.transposed else numbers, np.float32, order="C")
         held.const_value = ir.Tensor(numbers, name=held.name)
+        for layer in self.layers if shift is not None else ():
+            bias = array(layer.bias if layer.bias is not None else layer.added)
+            assert bias is not None
+            layer.write(None, bias.reshape(-1) + shift)
 
 
 def weights(model: ir.Model) -> tuple[list[Weight], list[Refusal]]:
@@ -71,12 +89,21 @@ def weights(model: ir.Model) -> tuple[list[Weight], list[Refusal]]:
         if reason := _hindrance(value, many):
             refusals += [Refusal(label(layer.node), reason) for layer in many]
         else:
-            found.append(Weight(tuple(many), many[0].rows()))
+            found.append(Weight(tuple(many)))
     return found, refusals
 
 
+def changed(model: ir.Model, new: Mapping[str, tuple[Rows, Rows | None]]) -> ir.Model:
+    """A copy with new rows and shifts of some weights, by their names (see ``Weight.write``)."""
+    copy = model.clone()
+    for weight in weights(copy)[0]:
+        if weight.name in new:
+            weight.write(*new[weight.name])
+    return copy
+
+
 def _hindrance(value: ir.Value, readers: Collection[Layer]) -> str | None:
-    """Why a constant cannot be pruned, if it cannot."""
+    """Why a constant cannot be changed for all, if it cannot."""
     if len({(0 if layer.transposed else layer.axis, layer.group) for layer in readers}) > 1:
         return "its weight is read in several ways"
     other = next(_others(value, {layer.node for layer in readers}), None)

@@ -1,4 +1,4 @@
-"""What layers read on calibration samples: the second moments that Wanda and SparseGPT weigh their weights with."""
+"""What layers read on calibration samples: the moments that methods weigh weights with (Wanda, SparseGPT, OPTQ)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.calibrate.hessian import Numbers
+from onnxopt.calibrate.moments import Moment
 from onnxopt.calibrate.vectors import Array, stream
 from onnxopt.core import Context
 from onnxopt.errors import DataError
-from onnxopt.passes.prune.weights.weight import Weight
+from onnxopt.layers import Weight
 
 VECTORS = 4096
 """Drawn for each layer."""
 BUDGET = 512 * 2**20
-"""Bytes of all Hessians at one time; there are as many runs over the calibration samples as it takes.
+"""Bytes of the second moments at one time; there are as many runs over the calibration samples as it takes.
 
 Factoring one takes some four times its own size beside that.
 """
@@ -30,34 +31,47 @@ def energies(model: ir.Model, weights: Sequence[Weight], context: Context) -> li
         DataError: if a vector is not finite.
     """
     sums = {weight: np.zeros(weight.grouped.shape[::2]) for weight in weights}
-    for weight, x in _met(model, weights, context):
+    for weight, x in _met(model, weights, context, VECTORS):
         sums[weight] += np.square(x, dtype=np.float64).sum(axis=1)
     return [_finite(weight, total) for weight, total in sums.items()]
 
 
-def hessians(model: ir.Model, weights: Sequence[Weight], context: Context) -> Iterator[tuple[Weight, Numbers]]:
-    """The sum of ``x x^T`` over the vectors x that meet each weight, ``[groups, products, products]``.
+def input_moments(
+    model: ir.Model, weights: Sequence[Weight], context: Context, vectors: int = VECTORS
+) -> Iterator[tuple[Weight, Moment]]:
+    """Moments of the vectors x that meet each weight, ``[groups, products]`` and ``[groups, products, products]``.
 
-    Weights whose Hessian is larger than the budget (of more than 8192 products) are left out.
+    Weights whose second moments are larger than the budget (of more than 8192 products) are left out.
+
+    Args:
+        model: not changed.
+        weights: of its layers.
+        context: calibration samples, where to run, and the seed of the drawing.
+        vectors: drawn for each layer, about.
 
     Raises:
         DataError: if a vector is not finite.
     """
     for portion in _portions(weights):
-        sums = {weight: np.zeros(_shape(weight)) for weight in portion}
-        for weight, x in _met(model, portion, context):
-            sums[weight] += x.transpose(0, 2, 1) @ x
-        for weight in portion:
-            yield weight, _finite(weight, sums.pop(weight))
+        counts = dict.fromkeys(portion, 0)
+        sums = {weight: np.zeros(weight.grouped.shape[::2]) for weight in portion}
+        products = {weight: np.zeros(_shape(weight)) for weight in portion}
+        for weight, x in _met(model, portion, context, vectors):
+            counts[weight] += x.shape[1]
+            sums[weight] += x.sum(axis=1, dtype=np.float64)
+            products[weight] += x.transpose(0, 2, 1) @ x
+        for weight, count in counts.items():
+            second = _finite(weight, products.pop(weight)) / max(count, 1)
+            yield weight, Moment(count, sums[weight] / max(count, 1), second)
 
 
 def fits(weight: Weight) -> bool:
-    """Whether its Hessian fits into the budget."""
+    """Whether its second moments fit into the budget."""
     return _bytes(weight) <= BUDGET
 
 
 def _portions(weights: Sequence[Weight]) -> Iterator[list[Weight]]:
-    """Lists whose Hessians fit into the budget."""
+    """Lists whose second moments fit into the budget."""
     portion: list[Weight] = []
     for weight in filter(fits, weights):
         if sum(map(_bytes, portion)) + _bytes(weight) > BUDGET:
@@ -73,15 +87,15 @@ def _bytes(weight: Weight) -> int:
 
 
 def _shape(weight: Weight) -> tuple[int, int, int]:
-    """Of its Hessian, ``[groups, products, products]``."""
+    """Of its second moments, ``[groups, products, products]``."""
     groups, _, products = weight.grouped.shape
     return groups, products, products
 
 
-def _met(model: ir.Model, weights: Sequence[Weight], context: Context) -> Iterator[tuple[Weight, Array]]:
+def _met(model: ir.Model, weights: Sequence[Weight], context: Context, vectors: int) -> Iterator[tuple[Weight, Array]]:
     """Batch by batch the vectors that meet a weight, ``[groups, vectors, products]``."""
     home = {layer: weight for weight in weights for layer in weight.layers}
-    for layer, x in stream(model, list(home), context, VECTORS):
+    for layer, x in stream(model, list(home), context, vectors):
         yield home[layer], x
 
 
