@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxopt import files
-from onnxopt.layers import Layer, layers
+from onnxopt.layers import Layer, layers, tables
 from onnxopt.testing import assert_same_outputs, lines, parse
 
 IMAGE = "g (float[n,6,7,5] x) => (float[n,4,a,b] y)"
@@ -173,3 +173,19 @@ def test_group_and_depthwise(call: str, weight: str, group: int, depthwise: bool
     channels = weight.split(",")[0]
     found = only(parse(f"g (float[n,4,2,2] x) => (float[n,{channels},2,2] y) <float[{weight}] w> {{ y = {call} }}"))
     assert (found.group, found.depthwise) == (group, depthwise)
+
+
+TABLES = {
+    "": "y = Gather(t, i)",
+    "its table is also read by MatMul 'm'": "y = Gather(t, i)  m = MatMul(x, t)",
+    "does not look up along axis 0": "y = Gather<axis=1>(t, i)",
+    "looks up in FLOAT[2, 3, 4], not in rows of float32": "y = Gather(u, i)",
+}
+
+
+@pytest.mark.parametrize(("why", "body"), TABLES.items(), ids=lambda text: text[:30])
+def test_a_table_is_a_constant_that_rows_are_looked_up_in(why: str, body: str) -> None:
+    model = parse(f"""g (int64[n] i, float[2,5] x) => (float[a,b] y) <float[5,4] t, float[2,3,4] u> {{ {body} }}""")
+    found, refusals = tables(model)
+    assert [table.name for table in found] == ([] if why else ["y"])
+    assert [refusal.why for refusal in refusals] == ([why] if why else [])
