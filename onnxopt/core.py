@@ -22,6 +22,7 @@ from onnxopt.errors import UsageError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from onnxopt.metrics import Metric
     from onnxopt.samples import Samples
     from onnxopt.target import Target
 
@@ -69,12 +70,16 @@ class Context:
         calibration: samples a pass may look at; None where no data was given.
         seed: of every random choice.
         allow_contrib: whether operators may be used that only ONNX Runtime has (domain com.microsoft).
+        metric: that accuracy is measured with; None where nobody said: see ``metrics.find_metric``.
+        memory: what passes have learned in this run, by keys that say all it depends on; they may look it up.
     """
 
     target: Target
     calibration: Samples | None = None
     seed: int = 0
     allow_contrib: bool = False
+    metric: Metric | None = None
+    memory: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def option(

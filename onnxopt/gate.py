@@ -131,7 +131,5 @@ class Gate:
         return np.concatenate([self._row(batch, outputs, reference) for (batch, outputs), reference in pairs])
 
     def _row(self, batch: Batch, outputs: Outputs, reference: Outputs) -> np.ndarray:
-        states = set(self.held_out.state.values())
-        if not states >= outputs.keys():  # states are judged only where there is nothing else
-            outputs, reference = ({k: v for k, v in o.items() if k not in states} for o in (outputs, reference))
+        outputs, reference = self.held_out.judged(outputs), self.held_out.judged(reference)
         return self.metric.evidence(outputs, batch.labels, reference, batch.feeds)

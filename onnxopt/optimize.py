@@ -68,7 +68,7 @@ def optimize(
         prune=options.prune,
     )
 
-    context = Context(options.target, samples.calibration, options.seed, options.allow_contrib)
+    context = Context(options.target, samples.calibration, options.seed, options.allow_contrib, samples.metric)
     pipeline = Pipeline(original, context, samples.checks, gate, options.goal)
     limit = None if options.time_limit is None else _left(started + options.time_limit, reserve)
     steps, ended = _run(pipeline, recipe, limit, on_step)

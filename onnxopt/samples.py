@@ -46,6 +46,11 @@ class Samples:
         """
         return session.stream(self.data.batches(self._batch()), self.state, self.start, fixed)
 
+    def judged(self, outputs: Outputs) -> Outputs:
+        """The outputs that accuracy is about: states only where there is nothing else."""
+        states = set(self.state.values())
+        return dict(outputs) if states >= outputs.keys() else {k: v for k, v in outputs.items() if k not in states}
+
     def _batch(self) -> int:
         """How many samples to run at once."""
         if self.state:

@@ -2,17 +2,20 @@
 
 Of class scores it is the Kullback-Leibler divergence, in nats: a small error of a likely class counts, a large one of a
 class that is never chosen does not. Of all other floats it is the squared error over the variance among the samples.
+What a model gives for padding tokens does not count, where an input ``attention_mask`` says which they are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxopt.calibrate.histogram import Array
+from onnxopt.calibrate.vectors import MASK
 from onnxopt.runtime import Outputs, Session
 from onnxopt.samples import Samples
 from onnxopt.target import Target
@@ -35,9 +38,9 @@ class Reference:
         """
         self._samples, self._target = samples, target
         self._expected = [dict(outputs) for outputs in self._run(model)]
-        states = set(samples.state.values())
-        floats = [name for name, array in (self._expected or [{}])[0].items() if _is_float(array)]
-        self._names = [name for name in floats if name not in states] or floats
+        first = self._expected[0] if self._expected else {}
+        floats = [name for name, array in first.items() if _is_float(array)]
+        self._names = [name for name in samples.judged(first) if name in floats] or floats
         self._kinds = dict.fromkeys(self._names, ERROR)
         if not errors:
             self._kinds = {name: self._kind(name) for name in self._names}
@@ -63,7 +66,9 @@ class Reference:
         return mean if math.isfinite(mean) else math.inf
 
     def _run(self, model: ir.Model) -> Iterator[Outputs]:
-        return (outputs for _, outputs in self._samples.run(Session(model, self._target)))
+        for batch, outputs in self._samples.run(Session(model, self._target)):
+            mask = batch.feeds.get(MASK)
+            yield {name: _seen(array, mask) for name, array in outputs.items()}
 
     def _kind(self, name: str) -> str:
         """What an output is: ``[samples, classes]`` (and 1s) of class scores or probabilities, or other numbers."""
@@ -73,6 +78,13 @@ class Reference:
         if all((array >= 0).all() and np.allclose(array.sum(axis=1), 1, atol=1e-3) for array in arrays):
             return PROBABILITIES
         return SCORES if self._samples.data.has_class_labels else ERROR
+
+
+def _seen(array: Any, mask: np.ndarray | None) -> Any:
+    """Of an output with a row for each token, those that a mask shows."""
+    if mask is None or np.shape(array)[: mask.ndim] != mask.shape or np.ndim(array) <= mask.ndim:
+        return array
+    return array[mask.astype(bool)]
 
 
 def _is_float(array: object) -> bool:

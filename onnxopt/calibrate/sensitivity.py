@@ -7,7 +7,7 @@ independent: what was predicted so of whole networks in few bits was off by 1.3 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -19,7 +19,6 @@ from onnxopt.calibrate.moments import Moment
 from onnxopt.core import Context
 from onnxopt.layers import Rows, Weight, changed
 from onnxopt.macs import node_macs
-from onnxopt.samples import Samples
 
 PROBE = 0.01
 """Of its variance, the error of a layer's outputs that is tried."""
@@ -56,39 +55,52 @@ def shift(weight: Weight, rows: Rows | Numbers, moment: Moment) -> Rows | None:
     return np.asarray(found.reshape(-1), np.float32)
 
 
+class Prober:
+    """Runs models in which one thing errs.
+
+    Args:
+        model: the original.
+        count: of the things that will be tried: as many samples are run as the work allows, the same number whatever
+            the machine.
+        context: calibration samples, of which the first are run, and where.
+    """
+
+    def __init__(self, model: ir.Model, count: int, context: Context) -> None:
+        """Run the original."""
+        assert context.calibration is not None
+        macs = sum(node_macs(model, context.calibration.first()))
+        samples = min(MOST, max(FEWEST, int(WORK / max(macs * count, 1))), len(context.calibration))
+        self._reference = Reference(model, context.calibration.take(samples), context.target)
+        self._count, self._done = count, 0
+
+    def sensitivity(self, model: ir.Model, error: float) -> float:
+        """The divergence of the outputs over an error that was made."""
+        self._done += 1
+        progress.detail(f"sensitivity {self._done} of {self._count}")
+        return self._reference.divergence(model) / error if error > 0 else 0.0
+
+
 def sensitivities(model: ir.Model, moments: Mapping[Weight, Moment], context: Context) -> dict[Weight, float]:
     """The divergence of the model's outputs over the error of each weight's outputs (``output_error``).
 
     Args:
         model: not changed.
         moments: of its weights.
-        context: calibration samples, of which the first are run, and where.
+        context: calibration samples, and where to run.
     """
-    assert context.calibration is not None
-    reference = Reference(model, _few(model, len(moments), context), context.target)
-    found = {}
-    for count, (weight, moment) in enumerate(moments.items()):
-        progress.detail(f"sensitivity of {count + 1} of {len(moments)} layers")
-        rows = _erring(weight, moment)
-        error = output_error(weight, rows, moment)
+    prober, found = Prober(model, len(moments), context), {}
+    for weight, moment in moments.items():
+        rows = erring(weight.rows, lambda rows: output_error(weight, rows, moment))  # noqa: B023
         one = changed(model, {weight.name: (rows, shift(weight, rows, moment))})
-        found[weight] = reference.divergence(one) / error if error > 0 else 0.0
+        found[weight] = prober.sensitivity(one, output_error(weight, rows, moment))
     return found
 
 
-def _few(model: ir.Model, layers: int, context: Context) -> Samples:
-    """As many samples as the work allows: the same number whatever the machine."""
-    assert context.calibration is not None
-    macs = sum(node_macs(model, context.calibration.first()))
-    count = min(MOST, max(FEWEST, int(WORK / max(macs * layers, 1))))
-    return context.calibration.take(min(len(context.calibration), count))
-
-
-def _erring(weight: Weight, moment: Moment) -> Rows:
-    """The rows, moved towards what a coarse grid makes of them until their outputs are off by ``PROBE``."""
-    largest = np.abs(weight.rows).max(axis=1, keepdims=True, initial=0.0)
+def erring(rows: Rows, error: Callable[[Rows], float]) -> Rows:
+    """The rows, moved towards what a coarse grid makes of them until they err by ``PROBE``, as ``error`` has it."""
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
     step = np.where(largest > 0, largest, 1) / STEPS
-    coarse = np.rint(weight.rows / step) * step
-    error = output_error(weight, coarse, moment)
-    share = min(1.0, (PROBE / error) ** 0.5) if error > 0 else 0.0
-    return np.asarray(weight.rows + share * (coarse - weight.rows), np.float32)
+    coarse = np.asarray(np.rint(rows / step) * step, np.float32)
+    whole = error(coarse)
+    share = min(1.0, (PROBE / whole) ** 0.5) if whole > 0 else 0.0
+    return np.asarray(rows + share * (coarse - rows), np.float32)

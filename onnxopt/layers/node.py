@@ -68,7 +68,11 @@ class Layer:
         Of a convolution that is (kernel positions, input channels), as for channels-last images. A copy: a view would
         keep a weight file open.
         """
-        numbers = np.moveaxis(self.numbers(), self.axis, 0)
+        return self.as_rows(self.numbers())
+
+    def as_rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers in the shape in which the layer reads its weight, as ``rows`` orders them; a copy."""
+        numbers = np.moveaxis(numbers, self.axis, 0)
         if self.node.op_type == "Conv":
             numbers = np.moveaxis(numbers, 1, -1)
         return np.array(numbers.reshape(len(numbers), -1))

@@ -33,6 +33,11 @@ class Weight:
         return self.layers[0].rows()
 
     @property
+    def value(self) -> ir.Value:
+        """The constant."""
+        return self.layers[0].weight
+
+    @property
     def names(self) -> list[str]:
         """How reports name its layers."""
         return [label(layer.node) for layer in self.layers]
@@ -58,13 +63,8 @@ class Weight:
         """Whether all its layers have a bias, which can take up what the mean of their outputs moves by."""
         return all(layer.bias is not None or layer.added is not None for layer in self.layers)
 
-    def write(self, rows: Rows, shift: Rows | None = None) -> None:
-        """Put new rows into the model, for all layers; the layers are stale then where there is a shift.
-
-        Args:
-            rows: ``[channels, products]``.
-            shift: added to the bias of each layer, ``[channels]``; only where there is one (``biased``).
-        """
+    def write(self, rows: Rows) -> None:
+        """Put new rows into the model, ``[channels, products]``, for all layers."""
         layer, value = self.layers[0], self.layers[0].weight
         producer = value.producer()
         held = value if producer is None else lift(producer)
@@ -72,7 +72,10 @@ class Weight:
         numbers = layer.shaped(rows)
         numbers = np.array(numbers.T if layer.transposed else numbers, np.float32, order="C")
         held.const_value = ir.Tensor(numbers, name=held.name)
-        for layer in self.layers if shift is not None else ():
+
+    def move_biases(self, shift: Rows) -> None:
+        """Add to the bias of each layer, ``[channels]``, where all have one (``biased``); the layers are stale then."""
+        for layer in self.layers:
             bias = array(layer.bias if layer.bias is not None else layer.added)
             assert bias is not None
             layer.write(None, bias.reshape(-1) + shift)
@@ -98,7 +101,10 @@ def changed(model: ir.Model, new: Mapping[str, tuple[Rows, Rows | None]]) -> ir.
     copy = model.clone()
     for weight in weights(copy)[0]:
         if weight.name in new:
-            weight.write(*new[weight.name])
+            rows, shift = new[weight.name]
+            weight.write(rows)
+            if shift is not None:
+                weight.move_biases(shift)
     return copy
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,17 @@ class Metric(ABC):
         Raises:
             DataError: if labels or outputs are not what the metric is about.
         """
+
+    def foreseen(self, outputs: Arrays, labels: Array | None, reference: Arrays, feeds: Arrays) -> Array:
+        """The evidence to be expected of samples like these: the same question, with less noise where samples are few.
+
+        For choosing, not for claims. Unless a metric knows better, it is the evidence itself.
+        """
+        return self.evidence(outputs, labels, reference, feeds)
+
+    def learned(self, labels: Sequence[Array | None], references: Sequence[Arrays]) -> Metric:
+        """This metric with what ``foreseen`` must know of all samples together: labels and outputs, batch by batch."""
+        return self
 
     def score(self, evidence: Array) -> float:
         """One number of all rows: the mean of column 0, unless a metric says otherwise.

