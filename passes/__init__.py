@@ -6,6 +6,7 @@ import re
 
 from onnxopt.core import Pass, suggestion
 from onnxopt.errors import UsageError
+from onnxopt.passes.cluster.cluster_weights import ClusterWeights
 from onnxopt.passes.fuse.flatten_matmul import FlattenMatMul
 from onnxopt.passes.fuse.fold_affine import FoldAffine
 from onnxopt.passes.fuse.fold_batch_norm import FoldBatchNorm
@@ -70,6 +71,8 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeDynamic,
     QuantizeWeights,
     QuantizeLstm,
+    # cluster
+    ClusterWeights,
 )
 
 

@@ -46,12 +46,18 @@ def output_error(weight: Weight, rows: Rows | Numbers, moment: Moment) -> float:
     return float(((off @ spread) * off).sum() / max(((own @ spread) * own).sum(), 1e-30))
 
 
-def shift(weight: Weight, rows: Rows | Numbers, moment: Moment) -> Rows | None:
-    """What the biases of a weight's layers take up with other rows, ``[channels]``; None where one has no bias."""
+def shift(weight: Weight, rows: Rows | Numbers, mean: Numbers) -> Rows | None:
+    """What the biases of a weight's layers take up with other rows, ``[channels]``; None where one has no bias.
+
+    Args:
+        weight: as it is.
+        rows: ``[channels, products]``.
+        mean: of what its layers read, ``[groups, products]``.
+    """
     if not weight.biased:
         return None
     own = weight.grouped.astype(np.float64)
-    found = (own - rows.reshape(own.shape)) @ moment.mean[:, :, None]
+    found = (own - rows.reshape(own.shape)) @ mean[:, :, None]
     return np.asarray(found.reshape(-1), np.float32)
 
 
@@ -91,7 +97,7 @@ def sensitivities(model: ir.Model, moments: Mapping[Weight, Moment], context: Co
     prober, found = Prober(model, len(moments), context), {}
     for weight, moment in moments.items():
         rows = erring(weight.rows, lambda rows: output_error(weight, rows, moment))  # noqa: B023
-        one = changed(model, {weight.name: (rows, shift(weight, rows, moment))})
+        one = changed(model, {weight.name: (rows, shift(weight, rows, moment.mean))})
         found[weight] = prober.sensitivity(one, output_error(weight, rows, moment))
     return found
 

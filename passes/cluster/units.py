@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.calibrate.hessian import Numbers
+from onnxopt.calibrate.inputs import spread
 from onnxopt.calibrate.moments import Moment
-from onnxopt.calibrate.sensitivity import shift
+from onnxopt.calibrate.sensitivity import erring, shift
 from onnxopt.graph import array
 from onnxopt.layers import Rows, Table, Weight
 from onnxopt.passes.cluster.codebook import GRID, Codes
@@ -22,7 +23,7 @@ HALF, WHOLE = 2**16, 2**32
 """Levels of float16 and float32."""
 LEVELS = (*(one.levels for one in PACKINGS), GRID, HALF, WHOLE)
 """In which a unit can be stored."""
-SAMPLED = (4, 8, 16, 38, GRID)
+SAMPLED = (4, 16, GRID)
 """Levels whose error is found by coding; that of others lies between (its logarithm, over that of the levels)."""
 
 
@@ -49,7 +50,7 @@ class Unit(ABC):
         self.numbers = np.array(numbers)  # a copy: a view would keep a weight file open
         self.exact = exact(self.numbers, self.axis)
         self._forms: dict[int, Form] = {}
-        self._losses: dict[int, float] = {}
+        self._sampled: list[float] = []
 
     @abstractmethod
     def coded(self, levels: int) -> Form:
@@ -62,6 +63,16 @@ class Unit(ABC):
     def shift(self, form: Form) -> Rows | None:
         """What biases take up with the form, ``[channels]``; None where there are none."""
         return None
+
+    def erring(self) -> Form:
+        """What errs by about ``sensitivity.PROBE``."""
+        rows = np.moveaxis(self.numbers, self.axis, 0)
+        found = erring(rows.reshape(len(rows), -1), lambda moved: self.loss(Whole(self._back(moved))))
+        return Whole(self._back(found))
+
+    def _back(self, rows: Rows) -> Rows:
+        """Rows in the shape of the constant."""
+        return np.moveaxis(rows.reshape(np.moveaxis(self.numbers, self.axis, 0).shape), 0, self.axis)
 
     def packing(self, levels: int) -> Packing | None:
         """How so many levels are packed; None where they cannot be."""
@@ -80,8 +91,11 @@ class Unit(ABC):
         if levels == WHOLE or (self.exact is not None and levels >= self._enough):
             return 0.0
         if levels == HALF:
-            return self._loss(levels)
-        losses = np.log([max(self._loss(one), 1e-12) for one in SAMPLED])
+            halves = self.form(HALF)
+            return self.loss(halves) if np.isfinite(halves.values).all() else np.inf
+        if not self._sampled:
+            self._sampled = self.sampled()
+        losses = np.log(np.maximum(self._sampled, 1e-12))
         places, place = np.log(SAMPLED), np.log(levels)
         if levels < SAMPLED[0]:
             return float(np.exp(losses[0] + (losses[1] - losses[0]) / (places[1] - places[0]) * (place - places[0])))
@@ -122,11 +136,9 @@ class Unit(ABC):
         integers = (codes.astype(np.int16) - GRID // 2).astype(np.int8)
         return Grid(integers, np.asarray(scales / (GRID // 2), np.float32))
 
-    def _loss(self, levels: int) -> float:
-        if levels not in self._losses:
-            found = self.form(levels)
-            self._losses[levels] = self.loss(found) if np.isfinite(found.values).all() else np.inf
-        return self._losses[levels]
+    def sampled(self) -> list[float]:
+        """The losses of SAMPLED levels."""
+        return [self.loss(self.form(levels)) for levels in SAMPLED]
 
     @property
     def _enough(self) -> int:
@@ -139,9 +151,10 @@ class WeightUnit(Unit):
 
     nodes = 5
 
-    def __init__(self, weight: Weight, moment: Moment, spread: Numbers) -> None:
-        """Take the moments of what the layers read, and the second moments by which errors count."""
-        self.weight, self._moment, self._spread = weight, moment, spread
+    def __init__(self, weight: Weight, moment: Moment, samples: int) -> None:
+        """Take the moments of what the layers read, of so many samples."""
+        self.weight, self._mean = weight, moment.mean
+        self._spread = spread(weight, moment, samples).astype(np.float32)
         self._layer = weight.layers[0]
         self.axis = 0 if self._layer.transposed else self._layer.axis
         self._coder: Coder | None = None
@@ -149,12 +162,19 @@ class WeightUnit(Unit):
 
     def coded(self, levels: int) -> Form:
         """Codes in the shape of the constant."""
-        if self._coder is None:
-            self._coder = Coder(self.weight.grouped.astype(np.float64), self._spread)
-        found = self._coder.coded(levels)
+        found = (self._coder or self._new_coder()).coded(levels)
         rows = found.codes.reshape(self.weight.rows.shape)
         codes = self._layer.shaped(rows)
         return self._formed(codes.T if self._layer.transposed else codes, found, levels)
+
+    def sampled(self) -> list[float]:
+        """With one factor of the moments for all."""
+        self._coder = self._new_coder()
+        found, self._coder = super().sampled(), None
+        return found
+
+    def _new_coder(self) -> Coder:
+        return Coder(self.weight.grouped.astype(np.float64), self._spread.astype(np.float64))
 
     def rows(self, form: Form) -> Rows:
         """What stands for the rows of the weight."""
@@ -169,7 +189,7 @@ class WeightUnit(Unit):
 
     def shift(self, form: Form) -> Rows | None:
         """The mean error of the outputs."""
-        return shift(self.weight, self.rows(form), self._moment)
+        return shift(self.weight, self.rows(form), self._mean)
 
 
 class ConstantUnit(Unit):
@@ -198,6 +218,9 @@ class TableUnit(ConstantUnit):
         """Of all its lookups."""
         self.table = table
         super().__init__(table.value, table.name)
+        if isinstance(self.exact, Packed):
+            fits = self.packing(len(self.exact.table)) is not None
+            self.exact = replace(self.exact, fits=True) if fits else None
 
     def packing(self, levels: int) -> Packing | None:
         """Rows are whole numbers of bytes."""
@@ -206,7 +229,7 @@ class TableUnit(ConstantUnit):
     def coded(self, levels: int) -> Form:
         """The nearest values, in rows that can be looked up."""
         found = super().coded(levels)
-        return Packed(found.codes, found.table, found.scales, fits=True) if isinstance(found, Packed) else found
+        return replace(found, fits=True) if isinstance(found, Packed) else found
 
     def _table(self, levels: int, fitting: Packing) -> int:
         """What each byte stands for."""

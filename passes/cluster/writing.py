@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import constant, drop_constant, opset
-from onnxopt.layers import Table
+from onnxopt.graph import constant, drop_constant, inferred, nodes, opset
 from onnxopt.passes.cluster.forms import Form, Grid, Half, Packed, halves
 
 UINT4_OPSET, UINT4_IR, UINT4_LEVELS = 21, 10, 16
 """From where on codes of 4 bits are a type of their own, which takes half of the nodes."""
 FLOAT, INT32, INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
 TYPES = {np.dtype(np.int32): INT32, np.dtype(np.int64): INT64}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A table as it is stored.
+
+    Attributes:
+        words: ``[rows, words]``.
+        digits: the values that a word stands for, ``[words, digits]``; None where a word is a number.
+        scales: ``[rows, 1]``; None: of ones.
+        columns: of the table.
+    """
+
+    words: ir.Value
+    digits: ir.Value | None
+    scales: ir.Value | None
+    columns: int
 
 
 class Writer:
@@ -27,9 +44,9 @@ class Writer:
         """For a model that is changed."""
         self._model, self._graph = model, model.graph
         self._shared: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
-        taken = {
-            value.name for graph in model.graphs() for value in ir.convenience.create_value_mapping(graph).values()
-        }
+        self._tables: dict[Form, _Rows] = {}
+        self._ranks = _ranks(model)
+        taken = {name for graph in model.graphs() for name in ir.convenience.create_value_mapping(graph)}
         self._names = (name for number in itertools.count() if (name := f"w{number:x}") not in taken)
 
     def store(self, value: ir.Value, form: Form) -> ir.Value:
@@ -48,52 +65,56 @@ class Writer:
         found.name = name
         return found
 
-    def look_up(self, table: Table, form: Form) -> list[ir.Value]:
-        """Let the lookups in a table decode what they find.
+    def look_up(self, table: ir.Value, form: Form) -> None:
+        """Let the lookups in a table decode what they find; what each gives keeps its name."""
+        for node in [use.node for use in table.uses()]:
+            self._found(node, self._stored_rows(form))
+        drop_constant(table)
 
-        Returns:
-            What each lookup gives, under the name that it had.
-        """
-        assert isinstance(form, (Packed, Grid))
-        assert form.scales is not None
-        scales = self._new(form.scales)
-        if isinstance(form, Grid):
-            words, digits = self._new(form.integers), None
-        else:
-            packing = form.packing
-            rows, columns = form.codes.shape
-            codes = form.codes.reshape(rows, columns // packing.digits, packing.digits)
-            words = self._new((codes * packing.powers[:, 0]).sum(axis=2).astype(np.uint8))
-            places = np.arange(packing.levels**packing.digits)[:, None] // packing.powers[:, 0] % packing.levels
-            digits = self._new(form.table[np.minimum(places, len(form.table) - 1)])
-        return [self._found(node, words, digits, scales, form.values.shape[1]) for node in table.lookups]
+    def _stored_rows(self, form: Form) -> _Rows:
+        """The constants of a table, written once for all its lookups."""
+        if form not in self._tables:
+            match form:
+                case Half():
+                    rows = _Rows(self._new(form.numbers), None, None, form.values.shape[1])
+                case Grid():
+                    rows = _Rows(self._new(form.integers), None, self._scales(form.scales), form.values.shape[1])
+                case Packed():
+                    scales = None if form.scales is None else self._scales(form.scales)
+                    rows = _Rows(*self._digits(form), scales, form.codes.shape[1])
+                case _:
+                    raise AssertionError(form)
+            self._tables[form] = rows
+        return self._tables[form]
 
-    def _found(
-        self, node: ir.Node, words: ir.Value, digits: ir.Value | None, scales: ir.Value, columns: int
-    ) -> ir.Value:
+    def _digits(self, form: Packed) -> tuple[ir.Value, ir.Value]:
+        """Rows of bytes, and the values that each byte stands for."""
+        packing, (rows, columns) = form.packing, form.codes.shape
+        powers = packing.powers[:, 0]
+        codes = form.codes.reshape(rows, columns // packing.digits, packing.digits)
+        words = (codes * powers).sum(axis=2).astype(np.uint8)
+        digits = np.arange(packing.levels**packing.digits)[:, None] // powers % packing.levels
+        return self._new(words), self._new(form.table[np.minimum(digits, len(form.table) - 1)])
+
+    def _found(self, node: ir.Node, table: _Rows) -> None:
         """Decode the rows that one lookup finds."""
         old, ids = node.outputs[0], node.inputs[1]
         assert ids is not None
-        assert ids.shape is not None
-        rows = self._add(node, "Gather", [words, ids])
-        if digits is None:
-            numbers = self._cast(node, rows, FLOAT)
+        found = self._add(node, "Gather", [table.words, ids])
+        if table.digits is not None:
+            values = self._add(node, "Gather", [table.digits, self._cast(node, found, INT32)])
+            shape = np.array([0] * self._ranks[ids] + [table.columns], np.int64)
+            found = self._add(node, "Reshape", [values, self._share(shape)])
         else:
-            found = self._add(node, "Gather", [digits, self._cast(node, rows, INT32)])
-            shape = self._share(np.array([0] * len(ids.shape) + [columns], np.int64))
-            numbers = self._add(node, "Reshape", [found, shape])
-        scale = self._add(node, "Gather", [scales, ids])
-        if scales.dtype is not FLOAT:
-            scale = self._cast(node, scale, FLOAT)
-        product = self._add(node, "Mul", [numbers, scale])
-        product.type, product.shape = old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, product, replace_graph_outputs=True)
-        table, name = node.inputs[0], old.name
+            found = self._cast(node, found, FLOAT)
+        if table.scales is not None:
+            scale = self._add(node, "Gather", [table.scales, ids])
+            scale = scale if table.scales.dtype is FLOAT else self._cast(node, scale, FLOAT)
+            found = self._add(node, "Mul", [found, scale])
+        name, found.type, found.shape = old.name, old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, found, replace_graph_outputs=True)
         self._graph.remove(node, safe=True)
-        assert table is not None
-        drop_constant(table)
-        product.name = name
-        return product
+        found.name = name
 
     def _decoded(self, first: ir.Node, form: Form, shape: list[int]) -> ir.Value:
         match form:
@@ -133,6 +154,11 @@ class Writer:
         half = halves(numbers)
         return self._new(numbers) if half is None else self._cast(first, self._new(half), FLOAT)
 
+    def _scales(self, numbers: np.ndarray) -> ir.Value:
+        """Those of rows, which are looked up as they are stored."""
+        half = halves(numbers)
+        return self._new(numbers if half is None else half)
+
     def _cast(self, first: ir.Node, value: ir.Value, kind: ir.DataType) -> ir.Value:
         return self._add(first, "Cast", [value], {"to": kind})
 
@@ -153,3 +179,10 @@ class Writer:
         if key not in self._shared:
             self._shared[key] = self._new(numbers)
         return self._shared[key]
+
+
+def _ranks(model: ir.Model) -> dict[ir.Value, int]:
+    """Of what is looked up, where that is known."""
+    twins = inferred(model)
+    shapes = {ids: twins[ids].shape for node in nodes(model, "Gather") if (ids := node.inputs[1]) is not None}
+    return {ids: len(shape) for ids, shape in shapes.items() if shape is not None}
