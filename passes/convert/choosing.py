@@ -9,12 +9,12 @@ import onnx_ir as ir
 
 from onnxopt.calibrate import observed_shapes
 from onnxopt.core import Context
-from onnxopt.graph import inferred, label, opset
+from onnxopt.graph import inferred, label, opset, weight_bytes
 from onnxopt.macs import Shape
 from onnxopt.parts import costs
-from onnxopt.passes.convert.piece import Piece, cut, wanted, with_fused
+from onnxopt.passes.convert.piece import cut, wanted, with_fused
 from onnxopt.passes.convert.plan import Conversion, Plan, Site
-from onnxopt.samples import Samples
+from onnxopt.samples import random_samples
 from onnxopt.stopwatch import Cost
 
 SECONDS = 2.0
@@ -23,6 +23,10 @@ STEP = 1e-6
 """Seconds: profiles count whole microseconds."""
 LEAST = 2 * STEP
 """Seconds that must be saved."""
+LARGEST = 128 * 2**20
+"""Bytes of weights of a layer that is timed: it is held several times meanwhile."""
+AGAIN = " again"
+"""Behind the key of a part that is timed a second time."""
 
 
 @dataclass(frozen=True)
@@ -65,32 +69,61 @@ class Offer:
         return self.ratio >= gain and self.saved >= LEAST
 
 
-def timed(model: ir.Model, offers: Sequence[Offer], samples: Samples, context: Context) -> list[Offer]:
-    """The offers with their times, the shapes being those of the first sample."""
-    groups = [with_fused(offer.plan.nodes) for offer in offers]
-    names = set().union(*map(wanted, groups))
-    shapes = observed_shapes(model, samples, names, context.target)
-    parts: dict[str, ir.Model] = {}
-    keys = [_keys(offer, nodes, shapes, parts, opset(model)) for offer, nodes in zip(offers, groups, strict=True)]
-    known = costs(parts, context.target, SECONDS) if parts else {}
-    return [_filled(offer, key, known) for offer, key in zip(offers, keys, strict=True)]
+class Clock:
+    """Times layers as they are and as they would be; what was timed once in a run of the pass is not timed again."""
 
+    def __init__(self, context: Context) -> None:
+        """Nothing is timed yet."""
+        self._context = context
+        self._samples = context.calibration
+        self._known: dict[str, Cost] = {}
 
-def _keys(
-    offer: Offer, nodes: Sequence[ir.Node], shapes: Mapping[str, Shape], parts: dict[str, ir.Model], version: int
-) -> tuple[str, str] | str:
-    """The keys of the layer as it is and as it would be, which are put among the parts; or why it cannot be timed."""
-    piece = cut(nodes, offer.site.node, shapes, version)
-    if isinstance(piece, str):
-        return piece
-    before = piece.key
-    parts.setdefault(before, Piece(piece.model.clone(), piece.node).model)
-    plan = offer.conversion.at(Site(piece.node, inferred(piece.model), version, offer.site.block))
-    if not isinstance(plan, Plan):
-        return plan or "it is another layer by itself"
-    plan.apply()
-    parts.setdefault(piece.key, piece.model)
-    return before, piece.key
+    def judged(self, model: ir.Model, offers: Sequence[Offer], gain: float) -> tuple[list[Offer], list[Offer]]:
+        """The offers that pay, those first that save most, and the others; with their times.
+
+        Shapes are those of the first sample. An offer must pay twice: of many times that err, the best are too good.
+
+        Args:
+            model: that they are of.
+            offers: to write its layers otherwise.
+            gain: how many times as fast they must be.
+
+        Raises:
+            ModelError: if the model does not run.
+        """
+        target = self._context.target
+        self._samples = self._samples or random_samples(model, target, {})
+        names = {name for offer in offers for name in wanted(with_fused(offer.plan.nodes))}
+        shapes, version = observed_shapes(model, self._samples, names, target), opset(model)
+        first = self._timed(offers, shapes, version, "")
+        second = self._timed([one for one in first if one.pays(gain)], shapes, version, AGAIN)
+        paying = sorted((one for one in second if one.pays(gain)), key=lambda one: one.saved, reverse=True)
+        return paying, [one for one in (*second, *first) if not one.pays(gain)]
+
+    def _timed(self, offers: Sequence[Offer], shapes: Mapping[str, Shape], version: int, look: str) -> list[Offer]:
+        """The offers with their times."""
+        parts: dict[str, ir.Model] = {}
+        keys = [self._keys(offer, shapes, version, look, parts) for offer in offers]
+        self._known |= costs(parts, self._context.target, SECONDS) if parts else {}
+        return [_filled(offer, pair, self._known) for offer, pair in zip(offers, keys, strict=True)]
+
+    def _keys(
+        self, offer: Offer, shapes: Mapping[str, Shape], version: int, look: str, parts: dict[str, ir.Model]
+    ) -> tuple[str, str] | str:
+        """The keys of the layer as it is and as it would be, new ones put among the parts; or why it is not timed."""
+        piece = cut(with_fused(offer.plan.nodes), offer.site.node, shapes, version)
+        if isinstance(piece, str):
+            return piece
+        if weight_bytes(piece.model) > LARGEST:
+            return f"its weights of {weight_bytes(piece.model) // 2**20} MB are too large to be timed"
+        before, old = f"{piece.key}{look}", piece.model.clone()
+        plan = offer.conversion.at(Site(piece.node, inferred(piece.model), version, offer.site.block))
+        if not isinstance(plan, Plan):
+            return plan or "it is another layer by itself"
+        plan.apply()
+        after = f"{piece.key}{look}"
+        parts.update({key: part for key, part in ((before, old), (after, piece.model)) if key not in self._known})
+        return before, after
 
 
 def _filled(offer: Offer, keys: tuple[str, str] | str, known: Mapping[str, Cost]) -> Offer:

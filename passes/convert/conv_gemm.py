@@ -10,9 +10,9 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import array, given
+from onnxopt.graph import given
 from onnxopt.passes.convert.convolution import convolution
-from onnxopt.passes.convert.plan import Plan, Site, Writer, only_source
+from onnxopt.passes.convert.plan import Plan, Site, Writer, dense, only_source
 
 
 def conv_to_gemm(site: Site) -> Plan | str | None:
@@ -37,9 +37,9 @@ def conv_to_gemm(site: Site) -> Plan | str | None:
 def gemm_to_conv(site: Site) -> Plan | str | None:
     """``Gemm(x, W, b)`` to a Conv over images of one pixel, or over those that a Flatten before it has laid flat."""
     node = site.node
-    a, weight, bias = node.inputs[0], array(node.inputs[1]), array(given(node, 2))
+    a, weight, bias = node.inputs[0], dense(node.inputs[1]), dense(given(node, 2))
     if weight is None:
-        return "its weight is not constant"
+        return "its weight is not constant, or sparse"
     if given(node, 2) is not None and bias is None:
         return "its bias is not constant"
     if reason := site.hindrance(a):
@@ -71,7 +71,7 @@ def _flatten(site: Site) -> ir.Node | None:
         return None
     if found.op_type == "Flatten":
         return found if found.attributes.get_int("axis", 1) == 1 else None
-    target, whole = array(found.inputs[1]), math.prod(size or 0 for size in sizes[1:])
+    target, whole = dense(found.inputs[1]), math.prod(size or 0 for size in sizes[1:])
     if target is None or found.attributes.get_int("allowzero", 0) == 1:
         return None
     first = [0, -1] if sizes[0] is None else [0, -1, sizes[0]]

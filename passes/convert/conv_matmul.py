@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import array
 from onnxopt.passes.convert.convolution import convolution
-from onnxopt.passes.convert.plan import SHAPE_FROM, Plan, Site, Writer, only_reader, only_source
+from onnxopt.passes.convert.plan import SHAPE_FROM, Plan, Site, Writer, dense, only_reader, only_source
 
 
 def conv_to_matmul(site: Site) -> Plan | str | None:
@@ -50,7 +49,7 @@ def conv_to_matmul(site: Site) -> Plan | str | None:
 def matmul_to_conv(site: Site) -> Plan | str | None:
     """``MatMul(W, x) + b`` of signals [N, C, T], or ``Transpose(MatMul(Transpose(x), W) + b)``, to a Conv."""
     a, b = site.node.inputs
-    if (numbers := array(a)) is not None and numbers.ndim == 2 and len(site.sizes(b) or []) == 3:
+    if (numbers := dense(a)) is not None and numbers.ndim == 2 and len(site.sizes(b) or []) == 3:
         return site.hindrance(b) or _of_signals(site, numbers)
     first = only_source(site.node, 0, "Transpose")
     return None if first is None else _between_transpositions(site, first)
@@ -71,7 +70,7 @@ def _of_signals(site: Site, weight: np.ndarray) -> Plan | None:
 
 def _between_transpositions(site: Site, first: ir.Node) -> Plan | str | None:
     """The channels come last: ``Transpose(Transpose(x) W + b)``."""
-    node, weight = site.node, array(site.node.inputs[1])
+    node, weight = site.node, dense(site.node.inputs[1])
     adder, bias = _bias(node, (weight.shape[1],)) if weight is not None and weight.ndim == 2 else ((), ())
     last = only_reader((node, *adder)[-1], "Transpose")
     dimensions = len(site.sizes(first.inputs[0]) or [])
@@ -98,7 +97,7 @@ def _bias(node: ir.Node, shape: tuple[int, ...]) -> tuple[tuple[ir.Node, ...], t
     adder = only_reader(node, "Add")
     if adder is None or adder.inputs[0] is adder.inputs[1]:
         return (), ()
-    numbers = array(next(value for value in adder.inputs if value is not node.outputs[0]))
+    numbers = dense(next(value for value in adder.inputs if value is not node.outputs[0]))
     if numbers is None or numbers.shape not in (shape, (1, *shape)):
         return (), ()
     return (adder,), (numbers.reshape(-1),)

@@ -12,10 +12,9 @@ import onnx_ir as ir
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import ModelError, UsageError
 from onnxopt.graph import inferred, label, opset
-from onnxopt.passes.convert.choosing import Offer, timed
+from onnxopt.passes.convert.choosing import Clock, Offer
 from onnxopt.passes.convert.conversions import CONVERSIONS
 from onnxopt.passes.convert.plan import Conversion, Plan, Site
-from onnxopt.samples import random_samples
 
 OLDEST = 11
 """The opset from which all operators are as the conversions write them."""
@@ -93,15 +92,15 @@ class ConvertLayer(Pass):
         names = [label(node) for node in model.graph]
         unknown = [word for word in self.only if not any(fnmatchcase(name, word) for name in names)]
         done: list[Change | Refusal] = []
-        refusals: list[Refusal] = []
+        refusals, clock = list[Refusal](), Clock(context)
         for _ in range(ROUNDS):
-            changes, refusals = self._round(model, context)
+            changes, refusals = self._round(model, context, clock)
             done += changes
             if not changes:
                 break
         return [*done, *refusals, *(Refusal("", f"no node is named {word!r}") for word in unknown)]
 
-    def _round(self, model: ir.Model, context: Context) -> tuple[list[Change], list[Refusal]]:
+    def _round(self, model: ir.Model, context: Context, clock: Clock) -> tuple[list[Change], list[Refusal]]:
         """Convert what pays as the model is now; a node takes part in one conversion."""
         offers, refusals = self._offers(model, context)
         if not offers:
@@ -111,14 +110,11 @@ class ConvertLayer(Pass):
         if not context.target.is_here:
             return [], [Refusal("", "kernels of another machine cannot be timed here")]
         try:
-            samples = context.calibration or random_samples(model, context.target, {})
+            paying, slow = clock.judged(model, offers, self.gain)
         except ModelError as error:
             return [], [Refusal("", f"kernels cannot be timed: {error}")]
-        found = timed(model, offers, samples, context)
-        paying = sorted((one for one in found if one.pays(self.gain)), key=lambda one: one.saved, reverse=True)
         changes = list(_applied(paying))
-        slow = [Refusal(one.name, f"{one.conversion.name}: {_said(one)}") for one in found if not one.pays(self.gain)]
-        return changes, [*slow, *refusals]
+        return changes, [*(Refusal(one.name, f"{one.conversion.name}: {_said(one)}") for one in slow), *refusals]
 
     def _offers(self, model: ir.Model, context: Context) -> tuple[list[Offer], list[Refusal]]:
         """What can be converted, and why other layers cannot."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import array, given
-from onnxopt.passes.convert.plan import Site
+from onnxopt.graph import given
+from onnxopt.passes.convert.plan import Site, dense
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Convolution:
 def convolution(site: Site) -> Convolution | str:
     """The layer with its attributes, or why it cannot be written otherwise."""
     node = site.node
-    x, weight, bias = node.inputs[0], array(node.inputs[1]), array(given(node, 2))
+    x, weight, bias = node.inputs[0], dense(node.inputs[1]), dense(given(node, 2))
     if weight is None:
-        return "its weight is not constant"
+        return "its weight is not constant, or sparse"
     if given(node, 2) is not None and bias is None:
         return "its bias is not constant"
     if reason := site.hindrance(x):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import added_row, array, given
-from onnxopt.passes.convert.plan import Plan, Site, Writer
+from onnxopt.graph import added_row, given
+from onnxopt.passes.convert.plan import Plan, Site, Writer, dense
 
 
 def gemm_to_matmul(site: Site) -> Plan | str | None:
@@ -14,7 +14,7 @@ def gemm_to_matmul(site: Site) -> Plan | str | None:
     node = site.node
     if reason := site.hindrance(*node.inputs[:2]):
         return reason
-    weight, added = array(node.inputs[1]), array(given(node, 2))
+    weight, added = dense(node.inputs[1]), dense(given(node, 2))
     alpha, beta = (np.float32(node.attributes.get_float(name, 1.0)) for name in ("alpha", "beta"))
     across, down = (bool(node.attributes.get_int(name, 0)) for name in ("transA", "transB"))
     if alpha != 1 and weight is None:
@@ -47,7 +47,7 @@ def matmul_to_gemm(site: Site) -> Plan | str | None:
     if reason := site.hindrance(*node.inputs):
         return reason
     adder, row = found
-    width, summand = shapes[1][1], array(row)
+    width, summand = shapes[1][1], dense(row)
     if width is None or summand is None or len(summand) not in (1, width):
         return "it is not known that the sum is as wide as the product"
 

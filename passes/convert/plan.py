@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import STANDARD_DOMAINS, constant, drop_constant, only_read_by, tensor
+from onnxopt.graph import STANDARD_DOMAINS, array, constant, drop_constant, only_read_by, tensor
+from onnxopt.sparse import SparseTensor
 
 AXES_ARE_INPUTS = 13
 """The opset from which Squeeze, Unsqueeze and ReduceSum take their axes as an input."""
@@ -157,6 +158,11 @@ class Writer:
             found, count = f"{name}.{count}", count + 1
         self._taken.add(found)
         return found
+
+
+def dense(value: ir.Value | None) -> np.ndarray | None:
+    """The numbers of a constant; None where there is none, or where they are stored sparse and are to stay so."""
+    return None if isinstance(tensor(value), SparseTensor) else array(value)
 
 
 def only_reader(node: ir.Node, *op_types: str) -> ir.Node | None:

@@ -4,15 +4,18 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from onnxopt.core import Context, Refusal
 from onnxopt.graph import array
 from onnxopt.passes.convert.blocks import over_blocks, shifted, trimmed, unblocked
 from onnxopt.passes.convert.convert_layer import ConvertLayer
-from onnxopt.testing import assert_leaves, assert_refuses, assert_rewrites, assert_same_outputs, parse, run_pass
+from onnxopt.sparse import SparseTensor
+from onnxopt.testing import CPU, assert_leaves, assert_refuses, assert_rewrites, assert_same_outputs, parse, run_pass
 
 EXAMPLES = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 LETTERS = "pqrstuv"
@@ -322,12 +325,12 @@ REFUSED = {
     "weight is an input": (
         "conv-to-matmul",
         "g (float[1,4,5,5] x, float[3,4,1,1] w) => (float[p,q,r,s] y) { y = Conv(x, w) }",
-        "its weight is not constant",
+        "its weight is not constant, or sparse",
     ),
     "weight can be overridden": (
         "conv-to-gemm",
         "g (float[1,4,5,5] x, float[3,4,5,5] w) => (float[p,q,r,s] y) <float[3,4,5,5] w> { y = Conv(x, w) }",
-        "its weight is not constant",
+        "its weight is not constant, or sparse",
     ),
     "bias is an input": (
         "transposed-to-conv",
@@ -497,6 +500,18 @@ def test_a_weight_that_others_read_stays() -> None:
     assert len(run_pass(by("conv-to-matmul"), model)) == 1
     assert len(model.graph.initializers["w"].uses()) == 1
     assert_same_outputs(parse(text), model)
+
+
+def test_weights_that_are_stored_sparse_stay_so() -> None:
+    model = parse(conv("1,4,5,5", "3,4,1,1", bias=False))
+    values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
+    indices = onnx.helper.make_tensor("i", onnx.TensorProto.INT64, [2], [0, 7])
+    contents = SparseTensor(onnx.helper.make_sparse_tensor(values, indices, [3, 4, 1, 1]))
+    model.graph.initializers["w"].const_value = contents
+    (refusal,) = by("conv-to-matmul").run(model, Context(CPU))
+    assert isinstance(refusal, Refusal)
+    assert refusal.why == "conv-to-matmul: its weight is not constant, or sparse"
+    assert model.graph.initializers["w"].const_value is contents
 
 
 def test_layers_one_behind_the_other_are_converted_at_once() -> None:

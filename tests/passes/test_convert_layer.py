@@ -91,10 +91,12 @@ def test_the_best_of_several_conversions(clock) -> None:
 
 def test_a_converted_layer_is_looked_at_again(clock) -> None:
     text = POINT.replace("5,5", "1,1")
-    clock(lambda key: 10 if "MatMul" in key and "Flatten" not in key else 20 if "Gemm" in key else 100)
+    asked = clock(lambda key: 10 if "MatMul" in key and "Flatten" not in key else 20 if "Gemm" in key else 100)
     model = parse(text.replace("<float", "<float[3] b, float").replace("Conv(x, w)", "Conv(x, w, b)"))
     changes = run_pass(ConvertLayer(conversions=("conv-to-gemm", "gemm-to-matmul")), model)
     assert [change.what.split(",")[0] for change in changes] == ["conv-to-gemm", "gemm-to-matmul"]
+    times = [key for keys in asked for key in keys]
+    assert len({*times}) == len(times) == 8  # nothing is timed twice, but what pays once again
 
 
 def test_a_node_takes_part_in_one_conversion(clock) -> None:
@@ -105,6 +107,21 @@ def test_a_node_takes_part_in_one_conversion(clock) -> None:
     (change,) = run_pass(ConvertLayer(), model)
     assert change.what.startswith("blocks-to-transposed, 10.00 times")
     assert [node.op_type for node in model.graph] == ["ConvTranspose"]
+
+
+def test_what_pays_must_pay_again(clock) -> None:
+    asked = clock(lambda key: 100 if "MatMul" not in key else 95 if key.endswith(" again") else 50)
+    model = parse(POINT)
+    assert refused(model, ConvertLayer()) == ["conv-to-matmul: 1.05 times as fast by itself"]
+    assert [[key.endswith(" again") for key in keys] for keys in asked] == [[False, False], [True, True]]
+    assert [node.op_type for node in model.graph] == ["Conv"]
+
+
+def test_weights_that_are_too_large_are_not_timed(clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = clock(lambda key: 100)
+    monkeypatch.setattr(choosing, "LARGEST", 40)
+    assert refused(parse(POINT), ConvertLayer()) == ["conv-to-matmul: its weights of 0 MB are too large to be timed"]
+    assert asked == []
 
 
 def test_layers_that_are_alike_are_timed_once(clock) -> None:

@@ -139,7 +139,7 @@ REFUSED = {
     "Gemm whose weight is an input": (
         "gemm-to-conv",
         "g (float[5,4] a, float[4,3] b) => (float[5,3] y) { y = Gemm(a, b) }",
-        "its weight is not constant",
+        "its weight is not constant, or sparse",
     ),
     "Gemm whose bias is an input": (
         "gemm-to-conv",
