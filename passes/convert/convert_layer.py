@@ -47,8 +47,9 @@ class ConvertLayer(Pass):
         - ``conv-1d-to-2d``: a Conv of signals to one of images with a single row
         - ``einsum-to-matmul``: an Einsum to MatMul (or Mul, ReduceSum), with transpositions where it needs them
     Left alone:
-        what is not ``gain`` times as fast in its place, with what ONNX Runtime fuses into it; on other targets than the
-        CPU of this machine, all; weights that are not constant, types other than float32, subgraphs, opsets before 11.
+        what is not ``gain`` times as fast in its place, twice, with what ONNX Runtime fuses into it, or saves less than
+        2 microseconds; on other targets than the CPU of this machine, all; weights that are not constant, are stored
+        sparse or have more than 128 MB; types other than float32, subgraphs, opsets before 11.
     Exact up to:
         float rounding, for finite numbers: a new zero weight times infinity is not zero.
     Source:
