@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -91,7 +91,7 @@ class ConvertLayer(Pass):
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
         """Convert layers of the main graph."""
         names = [label(node) for node in model.graph]
-        unknown = [word for word in self.only if not any(fnmatchcase(name, word) for name in names)]
+        unknown = [word for word in self.only if not _named(names, [word])]
         done: list[Change | Refusal] = []
         refusals, clock = list[Refusal](), Clock(context)
         for _ in range(ROUNDS):
@@ -146,7 +146,12 @@ class ConvertLayer(Pass):
 
     def _meant(self, node: ir.Node) -> bool:
         """Whether a layer is asked for."""
-        return not self.only or any(fnmatchcase(label(node), word) for word in self.only)
+        return not self.only or _named([label(node)], self.only)
+
+
+def _named(names: Collection[str], words: Collection[str]) -> bool:
+    """Whether a word is one of the names, or a pattern of one."""
+    return any(name == word or fnmatchcase(name, word) for name in names for word in words)
 
 
 def _applied(offers: list[Offer]) -> Iterator[Change]:

@@ -184,6 +184,12 @@ def test_only_the_layers_that_are_named() -> None:
     assert lines(model)[-1] == "Conv(i, const) -> y"
 
 
+def test_a_name_that_looks_like_a_pattern_is_a_name() -> None:
+    model = parse(TWO)
+    model.graph.node(0).outputs[0].name = "h[0]"
+    assert [change.node for change in run_pass(ConvertLayer(choose="always", only=("h[0]",)), model)] == ["h[0]"]
+
+
 def test_conversions_that_undo_each_other_need_the_clock() -> None:
     pair = ("conv-to-gemm", "gemm-to-conv")
     with pytest.raises(UsageError, match="gemm-to-conv undoes conv-to-gemm"):
