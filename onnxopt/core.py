@@ -170,6 +170,8 @@ class Pass(ABC):
     exactness: ClassVar[Exactness] = Exactness.ROUNDING
     pays_elsewhere: ClassVar[str] = ""
     """Of a lossy pass that makes nothing faster or smaller here: what it is good for, in words for the report."""
+    for_speed: ClassVar[bool] = False
+    """Whether an exact pass is only worth keeping where the clock says that it is faster."""
 
     @abstractmethod
     def run(self, model: ir.Model, context: Context) -> Sequence[Change | Refusal | Prediction]:

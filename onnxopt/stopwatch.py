@@ -76,9 +76,12 @@ def part_costs(models: Sequence[ir.Model], target: Target, seconds: float) -> li
     progress.detail("timing kernels")
     models = [_with_empty(model) for model in models]
     with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
-        built = [Path(folder) / f"{place}.onnx" for place in range(len(models))]
+        folders = [Path(folder) / str(place) for place in range(len(models))]
+        for place in folders:
+            place.mkdir()  # profiles are called after the millisecond: two of the same folder may be one file
+        built = [place / "built.onnx" for place in folders]
         sessions = [
-            Session(model, target, save_as=path, profile_in=Path(folder))
+            Session(model, target, save_as=path, profile_in=path.parent)
             for model, path in zip(models, built, strict=True)
         ]
         feeds = [_random(model) for model in models]

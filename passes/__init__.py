@@ -7,6 +7,7 @@ import re
 from onnxopt.core import Pass, suggestion
 from onnxopt.errors import UsageError
 from onnxopt.passes.cluster.cluster_weights import ClusterWeights
+from onnxopt.passes.convert.convert_layer import ConvertLayer
 from onnxopt.passes.fuse.flatten_matmul import FlattenMatMul
 from onnxopt.passes.fuse.fold_affine import FoldAffine
 from onnxopt.passes.fuse.fold_batch_norm import FoldBatchNorm
@@ -58,6 +59,8 @@ PASSES: tuple[type[Pass], ...] = (
     MergeProjections,
     FlattenMatMul,
     SpaceToDepthStem,
+    # convert
+    ConvertLayer,
     # share
     ShareInitializers,
     # prune

@@ -17,6 +17,8 @@ from onnxopt import files
 from onnxopt.check import largest
 from onnxopt.core import Context, Exactness, Pass
 from onnxopt.passes import PASSES
+from onnxopt.passes.convert.conversions import CONVERSIONS
+from onnxopt.passes.convert.convert_layer import ConvertLayer
 from onnxopt.runtime import Outputs, Session
 from onnxopt.target import Target
 from onnxopt.testing import run_pass
@@ -25,12 +27,17 @@ CPU = Target()
 TOLERANCE = 2e-5
 """Of ROUNDING passes, relative to the largest magnitude of an output."""
 EXPENSIVE = {"simplify"}
-LOW = {"share-initializers": {"min_bytes": 256}}
-"""Options that make a pass act on weights as small as these."""
+LOW = {"share-initializers": {"min_bytes": 256}, "convert-layer": {"choose": "always"}}
+"""Options that make a pass act on weights as small as these, and whatever the clock says."""
+BACK = ConvertLayer(conversions=tuple(one.name for one in CONVERSIONS if one.undoes), choose="always")
+"""The other half of its conversions."""
 PASSES_HERE = [
-    found.configured(LOW.get(found.name, {}))
-    for found in PASSES
-    if found.exactness is not Exactness.LOSSY and found.name not in EXPENSIVE
+    *(
+        found.configured(LOW.get(found.name, {}))
+        for found in PASSES
+        if found.exactness is not Exactness.LOSSY and found.name not in EXPENSIVE
+    ),
+    BACK,
 ]
 EXAMPLES = settings(
     derandomize=True, deadline=None, max_examples=60, database=None, suppress_health_check=list(HealthCheck)

@@ -137,6 +137,21 @@ def test_two_parts_are_timed_by_onnx_runtime() -> None:
     assert [len(list(model.graph)) for model in models] == before
 
 
+def test_each_profile_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime calls profiles after the millisecond in which they begin."""
+    folders = []
+
+    class Noted(stopwatch.Session):
+        def __init__(self, *words, profile_in, **more):  # type: ignore[no-untyped-def]
+            folders.append(profile_in)
+            super().__init__(*words, profile_in=profile_in, **more)
+
+    monkeypatch.setattr(stopwatch, "Session", Noted)
+    models = [named("g (float[2] x) => (float[2] y) { y = Neg(x) }") for _ in range(3)]
+    assert [{*costs} for costs in part_costs(models, CPU, 0.0)] == [{"y"}] * 3
+    assert len({*folders}) == 3
+
+
 def test_durations_of_another_profile_reach_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     micros = {"y": 7.0, "b": 3.0, stopwatch.EMPTY: 2.0}
     taken = {name: [value * 1e-6] * 4 for name, value in micros.items()}

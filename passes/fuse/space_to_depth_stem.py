@@ -1,20 +1,4 @@
-"""Write the first convolution, over an image of few channels, as one over blocks of 2x2 pixels.
-
-``y[i, j] = sum over u, v of W[u, v] * x[2i + u - top, 2j + v - left]``, x being zero outside the image. The
-rows that one output reads are blocks of two: ``u - top = 2a + r`` with ``a = floor((u - top) / 2)`` and ``r``
-0 or 1; columns alike, ``v - left = 2b + s``. With ``blocks = SpaceToDepth(x)``, whose channel (r, s, c) at
-[i, j] is ``x[c, 2i + r, 2j + s]``::
-
-    y[i, j] = sum over a, b, r, s, c of W'[a - first, r, s, c] * blocks[r, s, c, i + a, j + b]
-
-which is a convolution of stride 1. Along each axis, for a kernel of size ``k`` and pads ``p``, ``q``:
-
-- ``a`` runs from ``first = floor(-p / 2)`` to ``last = floor((k - 1 - p) / 2)``: the kernel has
-  ``last - first + 1`` blocks, and zeros where u would be -1 or k;
-- the pad before is ``-first = ceil(p / 2)``: with an even size, the pixels outside are whole blocks;
-- the pad after follows from the size of the output, ``n / 2 + floor((p + q - k) / 2) + 1`` for n pixels:
-  it is ``last + 1 + floor((p + q - k) / 2)``, whatever n, that is q / 2 rounded up or down; never negative.
-"""
+"""Write the first convolution, over an image of few channels, as one over blocks of 2x2 pixels."""
 
 from __future__ import annotations
 
@@ -27,6 +11,7 @@ import onnx_ir as ir
 
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import array, inferred, label, nodes, replace, tensor
+from onnxopt.passes.convert.blocks import over_blocks
 
 
 @dataclass(frozen=True)
@@ -82,10 +67,7 @@ def _rewrite(conv: ir.Node, known: Mapping[ir.Value, ir.Value]) -> Change | Refu
     pads = _pads(conv, weight.shape[2:])
     if isinstance(pads, str):
         return Refusal(label(conv), pads)
-    first = [-p // 2 for p in pads[:2]]
-    edges = zip(weight.shape[2:], pads[:2], pads[2:], strict=True)
-    after = [(k - 1 - p) // 2 + 1 + (p + q - k) // 2 for k, p, q in edges]
-    blocked, around = _blocked(weight, pads[:2], first), [*(-f for f in first), *after]
+    blocked, around = over_blocks(weight, pads, 2)
     kernel = ir.AttrInt64s("kernel_shape", blocked.shape[2:])
     _replace(conv, x, blocked, [kernel, ir.AttrInt64s("pads", around)])
     return Change(label(conv), f"Conv over {weight.shape[1]} channels became one over blocks of 2x2 pixels")
@@ -123,17 +105,6 @@ def _pads(conv: ir.Node, kernel: tuple[int, ...]) -> list[int] | str:
         return [*less, *more] if mode == "SAME_UPPER" else [*more, *less]
     pads = list(conv.attributes.get_ints("pads", [0, 0, 0, 0]))
     return f"its pads are {pads}" if min(pads) < 0 else pads
-
-
-def _blocked(weight: np.ndarray, before: list[int], first: list[int]) -> np.ndarray:
-    """[M, C, kernel] to [M, 4 * C, blocks], channels in SpaceToDepth's order: row, column, channel."""
-    outputs, channels, *kernel = weight.shape
-    blocks = [(k - 1 - p) // 2 - f + 1 for k, p, f in zip(kernel, before, first, strict=True)]
-    found = np.zeros([outputs, 2, 2, channels, *blocks], weight.dtype)
-    for u, v in np.ndindex(*kernel):
-        (a, r), (b, s) = divmod(u - before[0], 2), divmod(v - before[1], 2)
-        found[:, r, s, :, a - first[0], b - first[1]] = weight[:, :, u, v]
-    return found.reshape(outputs, 4 * channels, *blocks)
 
 
 def _replace(conv: ir.Node, x: ir.Value, weight: np.ndarray, attributes: list[ir.Attr]) -> None:
