@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import onnx_ir as ir
 
 from onnxopt import files
 from onnxopt.benchmark import Comparison
+from onnxopt.core import Saved
 from onnxopt.errors import UsageError
 from onnxopt.gate import Drop
 from onnxopt.graph import walk, weight_bytes
 from onnxopt.pipeline import Outcome, Step, size_of
 
-VERSION = 1
-"""Of the JSON form. 1: first."""
+VERSION = 2
+"""Of the JSON form. 1: first. 2: changes have the bytes they saved, and there is a ledger of them."""
 
 FORMS = (".json", ".md")
 
@@ -91,6 +92,15 @@ class Report:
         """The passes that computed something else, gave a model that does not run, or raised."""
         return tuple(step for step in self.steps if step.outcome in (Outcome.UNDONE, Outcome.FAILED))
 
+    @property
+    def ledger(self) -> dict[str, Saved]:
+        """The bytes that passes saved, by their words: of those that were kept, and that count them."""
+        found: dict[str, Saved] = {}
+        for step in self.steps:
+            for saved in [change.saved for change in step.changes if step.kept and change.saved]:
+                found[step.words] = found.get(step.words, Saved(0, 0)) + saved
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
@@ -102,6 +112,7 @@ class Report:
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "steps": [step.to_dict() for step in self.steps],
+            "ledger": {words: asdict(saved) for words, saved in self.ledger.items()},
             "accuracy": self.drop and self.drop.to_dict(),
             "speed": self.speed and self.speed.to_dict(),
             "ended": self.ended,
@@ -138,6 +149,8 @@ class Report:
         left = [(step.words, refusal) for step in self.steps for refusal in step.refusals]
         refusals = "\n".join(f"- `{words}` at `{r.node or 'model'}`: {r.why}" for words, r in left[:200])
         notes = "\n".join(f"- {note}" for note in self.notes)
+        ledger = [f"| `{words}` | {saved.file:,} | {saved.session:,} |" for words, saved in self.ledger.items()]
+        saved = "\n".join(["| pass | in the file | in memory |", "|---|--:|--:|", *ledger]) if ledger else "none"
         return f"""# onnxopt: {Path(self.source).name}
 
 | | |
@@ -157,6 +170,10 @@ class Report:
 | pass | outcome | why | s |
 |---|---|---|---|
 {rows}
+
+## Bytes saved, by cause
+
+{saved}
 
 ## Left alone
 
