@@ -155,6 +155,7 @@ def _print(result: Report, verbose: bool) -> None:
         ("accuracy", result.accuracy_line()),
         ("speed", result.speed_line()),
         ("size", result.size_line()),
+        ("download", result.download_line()),
         ("nodes", f"{result.before.nodes} -> {result.after.nodes}"),
         ("data", result.data),
         ("written", result.output or "nothing"),
