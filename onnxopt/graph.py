@@ -224,6 +224,11 @@ def attribute_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                 yield attribute.as_tensor()
 
 
+def is_narrow(dtype: ir.DataType | None) -> bool:
+    """Whether numbers of this type take 16 bits or fewer: so weights are stored that are computed with in more."""
+    return dtype not in (None, ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED) and dtype.bitwidth <= 16
+
+
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of all constants, each tensor counted once however many values share it."""
     held = {id(v.const_value): v.const_value.nbytes for v in initializers(model) if v.const_value is not None}

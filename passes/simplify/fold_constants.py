@@ -20,6 +20,7 @@ from onnxopt.graph import (
     drop_unread,
     inferred,
     initializers,
+    is_narrow,
     lift,
     nodes,
     opset,
@@ -30,6 +31,7 @@ from onnxopt.sparse import SparseTensor
 NEVER = {
     *RANDOM,
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    "BitShift",  # unpacks weights of a few bits
 }
 SLOW = {"AveragePool", "Conv", "ConvTranspose", "DFT", "Einsum", "GRU", "LSTM", "MaxPool", "RNN", "Resize"}
 """Reference implementations that take minutes where a runtime takes milliseconds."""
@@ -37,8 +39,10 @@ SMALL = 8192
 """Elements."""
 ROUNDS = 8
 """What a branch of a constant If holds is folded in the next round."""
-NARROW = 1024
-"""Bytes a Cast may add: weights kept in a narrow type on purpose stay so."""
+CAST = 1024
+"""Bytes a Cast may add."""
+NARROW = 64
+"""The same for a Cast of 16 bits or fewer, about what its node takes: weights stored so on purpose stay so."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,9 @@ class FoldConstants(Pass):
     After:
         initializers ``n`` and ``w``
     Left alone:
-        random operators; QuantizeLinear and DequantizeLinear (int8 weights would become float); sparse
-        weights; what a caller may override; results more than ``growth_bytes`` larger than the constants
-        they replace; strings.
+        random operators; QuantizeLinear and DequantizeLinear (int8 weights would become float); Cast of weights
+        that are stored in 16 bits or fewer, and BitShift, which unpacks them; sparse weights; what a
+        caller may override; results more than ``growth_bytes`` larger than the constants they replace; strings.
     Exact up to:
         float rounding: numpy computes what the runtime would have.
     Source:
@@ -136,8 +140,16 @@ def _worthwhile(node: ir.Node, growth_bytes: int) -> bool:
     if node.op_type in SLOW and elements > SMALL:
         return False
     replaced = sum(v.const_value.nbytes for v in inputs if v.const_value is not None and len(v.uses()) == 1)
-    limit = min(growth_bytes, NARROW) if node.op_type == "Cast" else growth_bytes
-    return all(_nbytes(value) - replaced <= limit for value in node.outputs)
+    return all(_nbytes(value) - replaced <= _limit(node, growth_bytes) for value in node.outputs)
+
+
+def _limit(node: ir.Node, growth_bytes: int) -> int:
+    """Bytes that the result of a node may be larger than what it is computed from."""
+    if node.op_type != "Cast":
+        return growth_bytes
+    source = node.inputs[0]
+    narrow = source is not None and is_narrow(source.dtype)
+    return min(growth_bytes, NARROW if narrow else CAST)
 
 
 def _nbytes(value: ir.Value) -> float:

@@ -16,6 +16,10 @@ FOLDS = {
         s = Shape(x)  d = Gather(s, i)  e = Unsqueeze(d, a)  t = Concat<axis=0>(e, m)  y = Reshape(x, t) }""",
         ["Reshape(x, const) -> y"],
     ),
+    "a Cast of 32 bits": (
+        "g (int64[32] x) => (int64[32] y) <int32[32] n> { m = Cast<to=7>(n)  y = Add(x, m) }",
+        ["Add(x, const) -> y"],
+    ),
     "a small ConstantOfShape": (
         "g (float[8] x) => (float[8] y) <int64[1] n = {8}> { c = ConstantOfShape<value=float[1] {2}>(n)  y = Add(x, c) }",
         ["Add(x, const) -> y"],
@@ -77,6 +81,9 @@ LEFT_ALONE = {
     "unrolling grows the file": """g (float[100,1000] x) => (float[100,1000] y) <float w = {1}, int64[2] s = {100, 1000}>
         { v = Expand(w, s)  y = Add(x, v) }""",
     "float16 weights kept narrow": "g (float[64,64] x) => (float[64,64] y) <float16[64,64] w> { v = Cast<to=1>(w)  y = Add(x, v) }",
+    "a few float16 weights kept narrow": "g (float[64] x) => (float[64] y) <float16[64] w> { v = Cast<to=1>(w)  y = Add(x, v) }",
+    "a few int8 weights kept narrow": """g (float[64] x) => (float[64] y) <int8[64] w, float[64] s>
+        { v = Cast<to=1>(w)  u = Mul(v, s)  y = Add(x, u) }""",
     "a dynamic shape": "g (float[n,3] x) => (int64[2] y) { s = Shape(x)  y = Neg(s) }",
 }
 

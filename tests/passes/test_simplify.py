@@ -24,6 +24,13 @@ def test_simplifies_and_a_second_run_changes_nothing() -> None:
     assert not model.metadata_props
 
 
+def test_does_not_decode_weights_that_are_stored_narrow() -> None:
+    weights, decoded = "<int8[2,3,4] q, float16[3,4] p, int64 i", "u = Cast<to=1>(q)  v = Cast<to=1>(p)  w = Mul(u, v)"
+    text = SHAPES.replace("<int64 i", weights).replace("h = Relu(x)", f"{decoded}  z = Add(x, w)  h = Relu(z)")
+    after = ["Cast(const) -> u", "Cast(const) -> v", "Mul(u, v) -> w", "Add(x, w) -> z", "Relu(z) -> h"]
+    assert_rewrites(Simplify(), text, after=[*after, "Reshape(h, const) -> y"])
+
+
 @pytest.mark.slow
 def test_does_not_unroll_weights_into_the_file() -> None:
     model = parse(GROWS)
