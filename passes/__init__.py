@@ -34,6 +34,9 @@ from onnxopt.passes.simplify.remove_identities import RemoveIdentities
 from onnxopt.passes.simplify.simplify import Simplify
 from onnxopt.passes.simplify.strip_metadata import StripMetadata
 from onnxopt.passes.simplify.upgrade_opset import UpgradeOpset
+from onnxopt.passes.store.store_half import StoreHalf
+from onnxopt.passes.store.store_int8 import StoreInt8
+from onnxopt.passes.store.store_sparse import StoreSparse
 from onnxopt.stages import Candidate, OneOf, Search, Stage, Together
 
 PASSES: tuple[type[Pass], ...] = (
@@ -70,6 +73,10 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeDynamic,
     QuantizeWeights,
     QuantizeLstm,
+    # store
+    StoreSparse,
+    StoreHalf,
+    StoreInt8,
 )
 
 
