@@ -24,6 +24,7 @@ from onnxopt.passes.quantize.quantize_lstm import QuantizeLstm
 from onnxopt.passes.quantize.quantize_weights import QuantizeWeights
 from onnxopt.passes.quantize.smooth_activations import SmoothActivations
 from onnxopt.passes.share.share_initializers import ShareInitializers
+from onnxopt.passes.share.share_similar import ShareSimilar
 from onnxopt.passes.simplify.fold_constants import FoldConstants
 from onnxopt.passes.simplify.freeze_weights import FreezeWeights
 from onnxopt.passes.simplify.inline_functions import InlineFunctions
@@ -62,6 +63,7 @@ PASSES: tuple[type[Pass], ...] = (
     SpaceToDepthStem,
     # share
     ShareInitializers,
+    ShareSimilar,
     # prune
     RemoveDeadChannels,
     PruneChannels,

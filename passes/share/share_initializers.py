@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxopt.core import Change, Context, Exactness, Pass, Saved, option
 from onnxopt.graph import constant, initializers, opset, subgraphs, walk
-from onnxopt.passes.share.memory import is_held
+from onnxopt.passes.share.memory import saved_by_sharing
 from onnxopt.sizes import constant_bytes, node_bytes
 from onnxopt.sparse import SparseTensor
 
@@ -137,9 +137,7 @@ def _encloses(outer: object, inner: object, scopes: Scopes) -> bool:
 
 def _read_instead(value: ir.Value, first: ir.Value, model: ir.Model) -> Saved:
     """Remove a weight; its readers read the other."""
-    in_memory = _numbers(value).nbytes if is_held(value) and is_held(first) else 0
-    names = len(value.uses()) * (len(value.name or "") - len(first.name or ""))
-    saved = Saved(constant_bytes(value) + names, in_memory)
+    saved = saved_by_sharing(value, first, equal=True)
     _remove(value, first, model)
     ir.convenience.replace_all_uses_with(value, first)
     return saved

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.graph import label
+from onnxopt.passes.constants import relative_error
 from onnxopt.passes.store.coded import Coded, Decode
-from onnxopt.passes.store.reading import relative_error
 from onnxopt.passes.store.rounding import Rows, rounded
 
 CAST, DEQUANTIZE = "cast", "dequantize"

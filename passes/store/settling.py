@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxopt.core import Change, Refusal, Saved
 from onnxopt.errors import ModelError
 from onnxopt.folding import unfolded
-from onnxopt.passes.store.reading import refusal
+from onnxopt.passes.constants import refusal
 from onnxopt.target import Target
 
 

@@ -1,20 +1,19 @@
-"""Which constants may be stored otherwise."""
+"""Which constants of floats may be written otherwise, and how reports speak of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core import Refusal
-from onnxopt.graph import given, initializers, label, nodes, rank
-from onnxopt.layers import layers
+from onnxopt.graph import initializers, label
 from onnxopt.sparse import SparseTensor
 
-OTHERS: Mapping[str, tuple[int, ...]] = {"MatMul": (1,), "ConvTranspose": (1,), "LSTM": (1, 2), "GRU": (1, 2)}
-"""Operators with weights beside Conv, Gemm and MatMul of a matrix, and which inputs these are."""
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+CHUNK = 1 << 20
+"""Numbers that are compared at once: memory stays flat."""
 
 
 def storable(model: ir.Model, min_bytes: int) -> tuple[list[ir.Value], list[Refusal]]:
@@ -42,27 +41,16 @@ def refusal(value: ir.Value, why: str) -> Refusal:
     return Refusal(reader(value), f"{value.name!r} {why}")
 
 
-def channel_axes(model: ir.Model) -> dict[ir.Value, set[tuple[int, ...]]]:
-    """Constants that layers read as their weights, with the axes of the output channels, as each layer sees them."""
-    found: dict[ir.Value, set[tuple[int, ...]]] = {}
-    for layer in layers(model)[0]:
-        found.setdefault(layer.weight, set()).add((0 if layer.transposed else layer.axis,))
-    for node in nodes(model, *OTHERS):
-        for index in OTHERS[node.op_type]:
-            value = given(node, index)
-            dims = rank(value) or 0
-            if value is not None and dims > (2 if node.op_type == "MatMul" else 0):
-                kept = {"MatMul": (*range(dims - 2), dims - 1), "ConvTranspose": (1,)}.get(node.op_type, (0, 1))
-                found.setdefault(value, set()).add(kept)
-    return found
-
-
 def relative_error(numbers: np.ndarray, others: np.ndarray) -> float:
     """The length of the difference in that of the numbers; what is not finite is not counted."""
-    finite = np.isfinite(numbers)
-    numbers, others = (np.where(finite, one, 0).ravel().astype(np.float64) for one in (numbers, others))
-    length = float(np.linalg.norm(numbers))
-    return float(np.linalg.norm(numbers - others)) / length if length else 0.0
+    difference = length = 0.0
+    numbers, others = numbers.reshape(-1), others.reshape(-1)
+    for start in range(0, numbers.size, CHUNK):
+        one, other = (part[start : start + CHUNK].astype(np.float64) for part in (numbers, others))
+        finite = np.isfinite(one)
+        difference += float(np.square(one[finite] - other[finite]).sum())
+        length += float(np.square(one[finite]).sum())
+    return float(np.sqrt(difference / length)) if length else 0.0
 
 
 def _hindrance(value: ir.Value, contents: ir.TensorProtocol, model: ir.Model) -> str | None:
