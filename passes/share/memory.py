@@ -1,8 +1,8 @@
 """What sharing saves: in the memory of ONNX Runtime, that is not what it saves in the file.
 
 Measured on ONNX Runtime 1.31 (CPU, resident memory after loading): products pack their weights once more and let go of
-the original, and of equal packed weights keep one, shared or not; a Transpose or Reshape of a constant is computed when
-the model is loaded, into memory of its own.
+the original, and products of one operator keep equal packed weights once, shared or not; a Transpose or Reshape of a
+constant is computed when the model is loaded, into memory of its own.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ stays small in memory, too.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ class Coded(Stored):
         looked_up: whether it is a table, and decoded behind each lookup; of each part, the same rows are looked up.
         stays: of a form that ONNX Runtime need not fold: what to say where it does not.
         fused: what to say where it does something with it.
+        packing: bytes of memory that it takes for that.
     """
 
     parts: Mapping[str, np.ndarray]
@@ -56,6 +58,7 @@ class Coded(Stored):
     looked_up: bool = False
     stays: str = ""
     fused: str = ""
+    packing: int = 0
 
     @property
     def must_fold(self) -> bool:
@@ -82,9 +85,12 @@ class Coded(Stored):
         in_memory = 0 if self.must_fold else held.nbytes - sum(part.nbytes for part in _tensors(parts.values()))
         return Change(node, f"{self.name!r} {self.what}", Saved(before - grown, in_memory))
 
-    def told(self, *, left: bool) -> str:
-        """Whether it is fused."""
-        return self.stays if left else self.fused
+    def settled(self, change: Change, *, left: bool) -> Change:
+        """Say whether it is fused."""
+        if left or not self.fused or change.saved is None:
+            return dataclasses.replace(change, what=change.what + self.stays)
+        saved = change.saved + Saved(0, -self.packing)
+        return dataclasses.replace(change, what=change.what + self.fused, saved=saved)
 
     def _before(self, graph: ir.Graph, value: ir.Value, parts: Mapping[str, ir.Value]) -> list[ir.Node]:
         """Decode it in front of all nodes."""

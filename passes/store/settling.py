@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +36,9 @@ class Stored(ABC):
     def write(self, model: ir.Model) -> Change:
         """Put it into the place of the initializer; says what that saves."""
 
-    def told(self, *, left: bool) -> str:
-        """What more there is to say, if a node gives the value at each run, and if none does."""
-        return ""
+    def settled(self, change: Change, *, left: bool) -> Change:
+        """What was done, once it is known whether a node still gives the value at each run."""
+        return change
 
 
 def settle(model: ir.Model, stored: Sequence[Stored], target: Target) -> list[Change | Refusal]:
@@ -55,7 +54,8 @@ def settle(model: ir.Model, stored: Sequence[Stored], target: Target) -> list[Ch
         return [Refusal("", str(error))]
     why |= trial.why
     refusals = [refusal(model.graph.initializers[one.name], why[one]) for one in stored if one in why]
-    return [*(_written(one, model, trial) for one in stored if one not in why), *refusals]
+    kept = [one for one in stored if one not in why]
+    return [*(one.settled(one.write(model), left=one.name in trial.left) for one in kept), *refusals]
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,3 @@ def _tried(model: ir.Model, stored: Sequence[Stored], target: Target) -> _Trial:
         return _Trial(dict.fromkeys(stored, reason))
     rest = _tried(model, [one for one in stored if one not in found], target)
     return _Trial({**found, **rest.why}, rest.left)
-
-
-def _written(one: Stored, model: ir.Model, trial: _Trial) -> Change:
-    change = one.write(model)
-    return dataclasses.replace(change, what=change.what + one.told(left=one.name in trial.left))

@@ -38,7 +38,7 @@ class StoreInt8(Pass):
         ``y = Conv(x, Cast(w8) * scale)``, one scale for each output channel, or for each ``block`` weights of a channel
         of a matrix: ONNX Runtime computes it when it loads the model, so that speed and memory are those of float.
         With ``form=dequantize`` ``y = Conv(x, DequantizeLinear(w8, scale))``, which other runtimes know as quantized
-        weights. ONNX Runtime does not compute that in advance: convolutions are slower (0.62 times as fast), and
+        weights. ONNX Runtime does not compute that in advance: convolutions are slower (0.5 to 0.8 times as fast), and
         of MatMul it makes MatMulNBits, which rounds x to int8, too, and may be faster or slower.
 
         ``e = Cast(Gather(t8, ids)) * Gather(scale, ids)`` of tables, one scale for each row, which stay small in
