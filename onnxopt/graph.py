@@ -224,9 +224,17 @@ def attribute_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                 yield attribute.as_tensor()
 
 
-def is_narrow(dtype: ir.DataType | None) -> bool:
-    """Whether numbers of this type take 16 bits or fewer: so weights are stored that are computed with in more."""
-    return dtype not in (None, ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED) and dtype.bitwidth <= 16
+def decodes(node: ir.Node) -> bool:
+    """Whether a node does what unpacks weights that are stored in fewer bytes.
+
+    That is a Cast or DequantizeLinear of 16 bits or fewer, and arithmetic that takes integers apart.
+    """
+    kind = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+    if kind is None or node.domain not in STANDARD_DOMAINS:
+        return False
+    if node.op_type in ("Cast", "DequantizeLinear"):
+        return kind not in (ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED) and kind.bitwidth <= 16
+    return node.op_type in ("BitShift", "Div", "Mod") and kind.is_integer()
 
 
 def weight_bytes(model: ir.Model) -> int:

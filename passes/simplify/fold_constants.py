@@ -17,10 +17,10 @@ from onnxopt.graph import (
     adopt,
     census,
     changes_since,
+    decodes,
     drop_unread,
     inferred,
     initializers,
-    is_narrow,
     lift,
     nodes,
     opset,
@@ -31,7 +31,6 @@ from onnxopt.sparse import SparseTensor
 NEVER = {
     *RANDOM,
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-    "BitShift",  # unpacks weights of a few bits
 }
 SLOW = {"AveragePool", "Conv", "ConvTranspose", "DFT", "Einsum", "GRU", "LSTM", "MaxPool", "RNN", "Resize"}
 """Reference implementations that take minutes where a runtime takes milliseconds."""
@@ -41,8 +40,8 @@ ROUNDS = 8
 """What a branch of a constant If holds is folded in the next round."""
 CAST = 1024
 """Bytes a Cast may add."""
-NARROW = 64
-"""The same for a Cast of 16 bits or fewer, about what its node takes: weights stored so on purpose stay so."""
+DECODED = 64
+"""The same for a node that decodes weights, about what the node takes: what is stored small on purpose stays so."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class FoldConstants(Pass):
     After:
         initializers ``n`` and ``w``
     Left alone:
-        random operators; QuantizeLinear and DequantizeLinear (int8 weights would become float); Cast of weights
-        that are stored in 16 bits or fewer, and BitShift, which unpacks them; sparse weights; what a
-        caller may override; results more than ``growth_bytes`` larger than the constants they replace; strings.
+        random operators; QuantizeLinear and DequantizeLinear (int8 weights would become float); nodes that
+        decode weights which are stored small; sparse weights; what a caller may override; results more than
+        ``growth_bytes`` larger than the constants they replace; strings.
     Exact up to:
         float rounding: numpy computes what the runtime would have.
     Source:
@@ -145,11 +144,9 @@ def _worthwhile(node: ir.Node, growth_bytes: int) -> bool:
 
 def _limit(node: ir.Node, growth_bytes: int) -> int:
     """Bytes that the result of a node may be larger than what it is computed from."""
-    if node.op_type != "Cast":
-        return growth_bytes
-    source = node.inputs[0]
-    narrow = source is not None and is_narrow(source.dtype)
-    return min(growth_bytes, NARROW if narrow else CAST)
+    if decodes(node):
+        return min(growth_bytes, DECODED)
+    return min(growth_bytes, CAST) if node.op_type == "Cast" else growth_bytes
 
 
 def _nbytes(value: ir.Value) -> float:

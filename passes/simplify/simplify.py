@@ -22,8 +22,8 @@ from onnxopt.graph import (
     adopt,
     census,
     changes_since,
+    decodes,
     initializers,
-    is_narrow,
     nodes,
     signature,
     walk,
@@ -35,10 +35,8 @@ SLACK = 64 * 1024
 """Bytes that a small model may grow by: names and shapes that onnxsim writes down."""
 HEAVY = 256 * 1024
 """Bytes above which a float weight is not shown to onnxsim."""
-NARROW = 16
-"""The same for weights stored in 16 bits or fewer that it would decode."""
-DECODING = ("BitShift", "Cast", "DequantizeLinear")
-"""What stands behind such weights."""
+CODED = 16
+"""The same for weights that are stored small, which it would decode."""
 ROUNDS = 4
 """One run of onnxsim may uncover what the next removes."""
 SCRIPT = f"""
@@ -63,7 +61,7 @@ class Simplify(Pass):
     After:
         ``y = Reshape(h, const)``
     Left alone:
-        sparse weights, weights stored in 16 bits or fewer and decoded, random operators, weights above 1.8 GB, a
+        sparse weights, weights that are stored small and decoded, random operators, weights above 1.8 GB, a
         model that would lose an input, or grow beyond ``growth`` even where no constants are folded, and one on
         which onnxsim fails, crashes or takes longer than ``seconds``. Names and shapes of inputs and outputs stay.
     Exact up to:
@@ -127,7 +125,7 @@ class Simplify(Pass):
 
 
 def _without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, ir.TensorProtocol]]:
-    """A copy whose large float weights and narrow weights are inputs, and these weights.
+    """A copy whose large float weights and coded weights are inputs, and these weights.
 
     onnxsim copies and infers the whole file again and again (GPT-2 small: 85 s with its weights, 7 s without),
     and what it could do with them, folding and fusing, other passes do.
@@ -150,8 +148,8 @@ def _without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, ir.TensorProt
 
 
 def _is_hidden(value: ir.Value, weight: ir.TensorProtocol) -> bool:
-    if is_narrow(weight.dtype) and any(use.node.op_type in DECODING for use in value.uses()):
-        return weight.nbytes > NARROW
+    if weight.nbytes > CODED and any(decodes(use.node) and use.idx == 0 for use in value.uses()):
+        return True
     return weight.nbytes > HEAVY and weight.dtype.is_floating_point()
 
 

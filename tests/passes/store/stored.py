@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnxopt import files, recipes
 from onnxopt.core import Change, Context, Pass, Refusal
 from onnxopt.data import random_dataset
-from onnxopt.graph import initializers, is_narrow, weight_bytes
+from onnxopt.graph import initializers, weight_bytes
 from onnxopt.passes.simplify.simplify import Simplify
 from onnxopt.pipeline import Goal
 from onnxopt.runtime import Session, input_specs
@@ -75,4 +75,4 @@ def assert_stays(model: ir.Model) -> None:
 def narrow_bytes(model: ir.Model) -> int:
     """Bytes of what is stored in fewer than 32 bits."""
     held = [value.const_value for value in initializers(model) if value.const_value is not None]
-    return sum(contents.nbytes for contents in held if is_narrow(contents.dtype))
+    return sum(contents.nbytes for contents in held if contents.dtype.bitwidth <= 16)
