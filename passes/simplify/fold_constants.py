@@ -40,8 +40,8 @@ ROUNDS = 8
 """What a branch of a constant If holds is folded in the next round."""
 CAST = 1024
 """Bytes a Cast may add."""
-DECODED = 64
-"""The same for a node that decodes weights, about what the node takes: what is stored small on purpose stays so."""
+DECODED = 0
+"""The same for a node that decodes weights: what is stored small on purpose stays so."""
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,7 @@ def matrix(name: str, numbers: Rows, axes: tuple[int, ...], how: How) -> Coded |
         block = 0
     if how.form == DEQUANTIZE and len(axes) > 1:
         return "has a scale along two axes, which DequantizeLinear does not know"
-    integers, scales = _in_blocks(rows, how.bits, block or rows.shape[1])  # [channels, products], [channels, blocks]
-    what = _words(rows, integers, scales, how.bits)
+    integers, scales, what = _in_blocks(rows, how.bits, block or rows.shape[1])  # scales [channels, blocks]
     integers = integers.reshape([dims[axis] for axis in order]).transpose(np.argsort(order))
     if how.form == DEQUANTIZE:
         return _dequantized(name, what, _narrow(integers, how.bits), scales, axes[0], block)
@@ -68,8 +67,7 @@ def matrix(name: str, numbers: Rows, axes: tuple[int, ...], how: How) -> Coded |
 
 def table(name: str, numbers: Rows) -> Coded:
     """A table of 8 bits with a scale for each row; what is looked up is multiplied out."""
-    integers, scales = _in_blocks(numbers, 8, numbers.shape[1])
-    what = _words(numbers, integers, scales, 8)
+    integers, scales, what = _in_blocks(numbers, 8, numbers.shape[1])
     return Coded(name, what, {"integers": integers, "scale": scales}, (_CAST, _MUL), looked_up=True)
 
 
@@ -77,8 +75,7 @@ def packed_table(name: str, numbers: Rows, block: int) -> Coded | str:
     """A table of 4 bits, two in a byte, that ONNX Runtime's own GatherBlockQuantized reads; or why it cannot be."""
     if numbers.shape[1] % 2:
         return "has an odd number of columns, which does not pack into bytes"
-    integers, scales = _in_blocks(numbers, 4, block or PACKED_BLOCK)
-    what = _words(numbers, integers, scales, 4)
+    integers, scales, what = _in_blocks(numbers, 4, block or PACKED_BLOCK)
     codes = (integers + PACKED_ZERO).astype(np.uint8)
     parts = {"integers": codes[:, ::2] | codes[:, 1::2] << 4, "scale": scales}
     attributes = {"bits": 4, "block_size": block or PACKED_BLOCK, "gather_axis": 0, "quantize_axis": 1}
@@ -102,19 +99,14 @@ def _dequantized(name: str, what: str, integers: np.ndarray, scales: Rows, axis:
     return Coded(name, what, parts, (node,), stays=STAYS, fused=FUSED, packing=integers.size // PACKING)
 
 
-def _in_blocks(rows: Rows, bits: int, block: int) -> tuple[np.ndarray, Rows]:
-    """Integers ``[rows, numbers]`` and scales ``[rows, blocks]``; the last block of a row may be shorter."""
+def _in_blocks(rows: Rows, bits: int, block: int) -> tuple[np.ndarray, Rows, str]:
+    """Integers ``[rows, numbers]``, scales ``[rows, blocks]``, how far off they are; a last block may be shorter."""
     count, width = rows.shape
-    padded = np.pad(rows, ((0, 0), (0, -width % block)))
-    integers, scales = rounded(padded.reshape(-1, block), bits)
-    return integers.reshape(count, -1)[:, :width], scales.reshape(count, -1)
-
-
-def _words(rows: Rows, integers: np.ndarray, scales: Rows, bits: int) -> str:
-    block = -(-rows.shape[1] // scales.shape[1])
-    real = integers * np.repeat(scales, block, axis=1)[:, : rows.shape[1]]
-    error = relative_error(rows, real)
-    return f"in {bits} bits, relative error {error:.1e}" if error else f"in {bits} bits, without error"
+    padded = np.pad(rows, ((0, 0), (0, -width % block))).reshape(-1, block)
+    integers, scales = rounded(padded, bits)
+    error = relative_error(padded, integers * scales[:, None])
+    what = f"in {bits} bits, relative error {error:.1e}" if error else f"in {bits} bits, without error"
+    return integers.reshape(count, -1)[:, :width], scales.reshape(count, -1), what
 
 
 def _narrow(integers: np.ndarray, bits: int) -> np.ndarray:
