@@ -145,7 +145,8 @@ def _print(result: Report, verbose: bool) -> None:
         if verbose or step.kept or step.outcome.name != "NOTHING":
             table.add_row(step.words, step.outcome.value, step.why, f"{step.seconds:.1f}")
         for change in step.changes if verbose else ():
-            table.add_row("", "changed", f"{change.node}: {change.what}", "")
+            count = f" (saves {change.saved})" if change.saved else ""
+            table.add_row("", "changed", f"{change.node}: {change.what}{count}", "")
         for refusal in step.refusals if verbose else ():
             table.add_row("", "left alone", f"{refusal.node or 'model'}: {refusal.why}", "")
     out.print(table)
@@ -154,10 +155,13 @@ def _print(result: Report, verbose: bool) -> None:
         ("accuracy", result.accuracy_line()),
         ("speed", result.speed_line()),
         ("size", result.size_line()),
+        ("download", result.download_line()),
         ("nodes", f"{result.before.nodes} -> {result.after.nodes}"),
         ("data", result.data),
         ("written", result.output or "nothing"),
     ):
         out.print(f"[bold]{name:9}[/] {line}")
+    for words, saved in result.ledger.items():
+        out.print(f"[bold]saved[/]     {saved}, by {words}")
     for note in result.notes:
         out.print(f"[dim]note: {note}[/]")

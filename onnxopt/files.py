@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -24,6 +25,7 @@ from google.protobuf.message import DecodeError
 from onnxopt import soundness, sparse
 from onnxopt.errors import ModelError, UsageError
 from onnxopt.graph import attribute_tensors, initializers, weight_bytes
+from onnxopt.sparse import SparseTensor
 
 PROTOBUF_LIMIT = 2**31 - 1
 SINGLE_FILE_LIMIT = 1_800_000_000
@@ -206,9 +208,7 @@ def _all_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 def _save_with_data(model: ir.Model, path: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".onnxopt-") as scratch:
         staged = Path(scratch) / "weights"
-        copy = ir.external_data.unload_from_model(
-            model.clone(), scratch, staged.name, size_threshold_bytes=SMALL_TENSOR
-        )
+        copy = _unloaded(model, Path(scratch), staged.name)
         data = path.with_name(f"{path.stem}.{_hash(staged)}.data")
         for value in initializers(copy):
             if isinstance(value.const_value, ir.ExternalTensor):
@@ -224,6 +224,18 @@ def _save_with_data(model: ir.Model, path: Path) -> list[Path]:
             data.unlink(missing_ok=True)
         raise
     return [path, data]
+
+
+def _unloaded(model: ir.Model, folder: Path, name: str) -> ir.Model:
+    """A copy whose weights are in a file; sparse ones, which would become dense there, stay in the model."""
+    copy = model.clone()
+    kept = [(value, value.const_value) for value in initializers(copy) if isinstance(value.const_value, SparseTensor)]
+    for value, _ in kept:
+        value.const_value = ir.Tensor(np.zeros(0, np.uint8), name=value.name)
+    ir.external_data.unload_from_model(copy, folder, name, size_threshold_bytes=SMALL_TENSOR)
+    for value, contents in kept:
+        value.const_value = contents
+    return copy
 
 
 def _moved(tensor: ir.ExternalTensor, location: str) -> ir.ExternalTensor:

@@ -224,6 +224,19 @@ def attribute_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                 yield attribute.as_tensor()
 
 
+def decodes(node: ir.Node) -> bool:
+    """Whether a node does what unpacks weights that are stored in fewer bytes.
+
+    That is a Cast or DequantizeLinear of 16 bits or fewer, and arithmetic that takes integers apart.
+    """
+    kind = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+    if kind is None or node.domain not in STANDARD_DOMAINS:
+        return False
+    if node.op_type in ("Cast", "DequantizeLinear"):
+        return kind not in (ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED) and kind.bitwidth <= 16
+    return node.op_type in ("BitShift", "Div", "Mod") and kind.is_integer()
+
+
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of all constants, each tensor counted once however many values share it."""
     held = {id(v.const_value): v.const_value.nbytes for v in initializers(model) if v.const_value is not None}

@@ -84,7 +84,7 @@ class Step:
             "outcome": self.outcome.value,
             "why": self.why,
             "seconds": round(self.seconds, 3),
-            "changes": [change.__dict__ for change in self.changes],
+            "changes": [change.to_dict() for change in self.changes],
             "refusals": [refusal.__dict__ for refusal in self.refusals],
             "difference": self.difference and self.difference.to_dict(),
             "drop": self.drop and self.drop.to_dict(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,33 @@ import onnx_ir as ir
 
 from onnxopt import files
 from onnxopt.benchmark import Comparison
+from onnxopt.core import Saved
+from onnxopt.download import download_bytes
 from onnxopt.errors import UsageError
 from onnxopt.gate import Drop
 from onnxopt.graph import walk, weight_bytes
 from onnxopt.pipeline import Outcome, Step, size_of
 
-VERSION = 1
-"""Of the JSON form. 1: first."""
+VERSION = 2
+"""Of the JSON form. 1: first. 2: changes have the bytes they saved, there is a ledger of them, and download_bytes."""
 
 FORMS = (".json", ".md")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A model in a few numbers: bytes of the file, bytes of all constants, nodes by operator."""
+    """A model in a few numbers: bytes of the file, bytes of all constants, nodes by operator, bytes compressed."""
 
     size: int
     weights: int
     operators: Mapping[str, int]
+    download: int
 
     @classmethod
     def of(cls, model: ir.Model) -> Summary:
         """Count."""
         operators = Counter(node.op_type for node in walk(model))
-        return cls(size_of(model), weight_bytes(model), dict(sorted(operators.items())))
+        return cls(size_of(model), weight_bytes(model), dict(sorted(operators.items())), download_bytes(model))
 
     @property
     def nodes(self) -> int:
@@ -45,7 +48,13 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"bytes": self.size, "weight_bytes": self.weights, "nodes": self.nodes, "operators": self.operators}
+        return {
+            "bytes": self.size,
+            "download_bytes": self.download,
+            "weight_bytes": self.weights,
+            "nodes": self.nodes,
+            "operators": self.operators,
+        }
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,15 @@ class Report:
         """The passes that computed something else, gave a model that does not run, or raised."""
         return tuple(step for step in self.steps if step.outcome in (Outcome.UNDONE, Outcome.FAILED))
 
+    @property
+    def ledger(self) -> dict[str, Saved]:
+        """The bytes that passes saved, by their words: of those that were kept, and that count them."""
+        found: dict[str, Saved] = {}
+        for step in self.steps:
+            for saved in [change.saved for change in step.changes if step.kept and change.saved]:
+                found[step.words] = found.get(step.words, Saved(0, 0)) + saved
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
@@ -102,6 +120,7 @@ class Report:
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "steps": [step.to_dict() for step in self.steps],
+            "ledger": {words: asdict(saved) for words, saved in self.ledger.items()},
             "accuracy": self.drop and self.drop.to_dict(),
             "speed": self.speed and self.speed.to_dict(),
             "ended": self.ended,
@@ -127,8 +146,11 @@ class Report:
 
     def size_line(self) -> str:
         """The size in one sentence."""
-        ratio = self.before.size / self.after.size if self.after.size else float("inf")
-        return f"{self.before.size:,} -> {self.after.size:,} bytes ({ratio:.2f}x smaller)"
+        return _smaller(self.before.size, self.after.size)
+
+    def download_line(self) -> str:
+        """The size of the compressed file in one sentence."""
+        return f"{_smaller(self.before.download, self.after.download)} after zstd"
 
     def to_markdown(self) -> str:
         """As Markdown."""
@@ -138,6 +160,8 @@ class Report:
         left = [(step.words, refusal) for step in self.steps for refusal in step.refusals]
         refusals = "\n".join(f"- `{words}` at `{r.node or 'model'}`: {r.why}" for words, r in left[:200])
         notes = "\n".join(f"- {note}" for note in self.notes)
+        ledger = [f"| `{words}` | {saved.file:,} | {saved.session:,} |" for words, saved in self.ledger.items()]
+        saved = "\n".join(["| pass | in the file | in memory |", "|---|--:|--:|", *ledger]) if ledger else "none"
         return f"""# onnxopt: {Path(self.source).name}
 
 | | |
@@ -146,6 +170,7 @@ class Report:
 | accuracy | {self.accuracy_line()} |
 | speed | {self.speed_line()} |
 | size | {self.size_line()} |
+| download | {self.download_line()} |
 | nodes | {self.before.nodes} -> {self.after.nodes} |
 | data | {self.data} |
 | took | {self.seconds:.1f} s, {self.peak_memory / 2**20:.0f} MiB at most |
@@ -157,6 +182,10 @@ class Report:
 | pass | outcome | why | s |
 |---|---|---|---|
 {rows}
+
+## Bytes saved, by cause
+
+{saved}
 
 ## Left alone
 
@@ -184,6 +213,11 @@ def write(report: Report, path: Path) -> None:
     in_json = path.suffix == ".json"
     text = json.dumps(report.to_dict(), indent=2, default=str) + "\n" if in_json else report.to_markdown()
     files.write_text(path, text)
+
+
+def _smaller(before: int, after: int) -> str:
+    ratio = before / after if after else float("inf")
+    return f"{before:,} -> {after:,} bytes ({ratio:.2f}x smaller)"
 
 
 def _cell(text: str) -> str:

@@ -30,6 +30,10 @@ KERNEL_TIME = "_kernel_time"
 FATAL_ONLY = 4
 """ONNX Runtime's log level: its errors reach the user through our messages, not through its own log."""
 
+BESIDE = "session.optimized_model_external_initializers_file_name"
+"""Where ONNX Runtime writes the weights of a graph: in the file of the graph itself they would end at 2 GB."""
+LEAST_BESIDE = "session.optimized_model_external_initializers_min_size_in_bytes"
+
 Outputs = dict[str, Any]
 """Output name to array (or list, for sequence types)."""
 
@@ -43,7 +47,7 @@ class Session:
         optimize: ONNX Runtime's own graph optimizations; off when two graphs are compared,
             so that what is compared is what the files say.
         spinning: whether idle threads spin; off for timing with more than one thread.
-        save_as: where to write the graph as ONNX Runtime optimized it.
+        save_as: where to write the graph as ONNX Runtime optimized it; its weights go to a file beside it.
         profile_in: a folder for ONNX Runtime's profile; ``durations`` reads it.
 
     Raises:
@@ -74,6 +78,8 @@ class Session:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if save_as is not None:
             options.optimized_model_filepath = str(save_as)
+            options.add_session_config_entry(BESIDE, f"{save_as.name}.data")
+            options.add_session_config_entry(LEAST_BESIDE, str(files.SMALL_TENSOR))
         if profile_in is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_in / "profile")

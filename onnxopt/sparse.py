@@ -31,6 +31,21 @@ class SparseTensor(ir.LazyTensor):
         self.proto = proto
 
 
+def sparse(numbers: np.ndarray, dtype: ir.DataType, name: str) -> onnx.SparseTensorProto:
+    """The numbers with linear indices; only those of which all bits are zero are left out, so -0.0 is kept.
+
+    Args:
+        numbers: of any shape but an empty one, each of one byte or more.
+        dtype: theirs.
+        name: of the constant.
+    """
+    flat = np.ascontiguousarray(numbers).reshape(-1)
+    bits = flat.view(np.uint8).reshape(flat.size, flat.itemsize)
+    places = np.flatnonzero(bits.any(axis=1)).astype(np.int64)
+    values = onnx.TensorProto(name=name, data_type=dtype.value, dims=places.shape, raw_data=flat[places].tobytes())
+    return onnx.SparseTensorProto(values=values, indices=onnx.numpy_helper.from_array(places), dims=numbers.shape)
+
+
 def dense(proto: onnx.SparseTensorProto) -> np.ndarray:
     """The numbers of a sparse tensor, zeros included, in its dense shape."""
     values, indices = onnx.numpy_helper.to_array(proto.values), onnx.numpy_helper.to_array(proto.indices)
@@ -91,6 +106,9 @@ def serialize(model: ir.Model) -> onnx.ModelProto:
                 weight.CopyFrom(kept[int(tensor.doc_string.removeprefix(_MARK))])
                 weight.values.name = tensor.name
                 graph_proto.initializer.remove(tensor)
+        names = {weight.values.name for weight in graph_proto.sparse_initializer}
+        for info in [info for info in graph_proto.value_info if info.name in names]:
+            graph_proto.value_info.remove(info)  # it says dense, and onnx's shape inference fails on that
     return proto
 
 

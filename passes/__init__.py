@@ -26,6 +26,7 @@ from onnxopt.passes.quantize.quantize_lstm import QuantizeLstm
 from onnxopt.passes.quantize.quantize_weights import QuantizeWeights
 from onnxopt.passes.quantize.smooth_activations import SmoothActivations
 from onnxopt.passes.share.share_initializers import ShareInitializers
+from onnxopt.passes.share.share_similar import ShareSimilar
 from onnxopt.passes.simplify.fold_constants import FoldConstants
 from onnxopt.passes.simplify.freeze_weights import FreezeWeights
 from onnxopt.passes.simplify.inline_functions import InlineFunctions
@@ -36,6 +37,9 @@ from onnxopt.passes.simplify.remove_identities import RemoveIdentities
 from onnxopt.passes.simplify.simplify import Simplify
 from onnxopt.passes.simplify.strip_metadata import StripMetadata
 from onnxopt.passes.simplify.upgrade_opset import UpgradeOpset
+from onnxopt.passes.store.store_half import StoreHalf
+from onnxopt.passes.store.store_int8 import StoreInt8
+from onnxopt.passes.store.store_sparse import StoreSparse
 from onnxopt.stages import Candidate, OneOf, Search, Stage, Together
 
 PASSES: tuple[type[Pass], ...] = (
@@ -63,6 +67,7 @@ PASSES: tuple[type[Pass], ...] = (
     ConvertLayer,
     # share
     ShareInitializers,
+    ShareSimilar,
     # prune
     RemoveDeadChannels,
     PruneChannels,
@@ -76,6 +81,10 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeLstm,
     # cluster
     ClusterWeights,
+    # store
+    StoreSparse,
+    StoreHalf,
+    StoreInt8,
 )
 
 

@@ -1,1 +1,1 @@
-"""Passes that keep equal weights once."""
+"""Passes that keep equal and nearly equal weights once."""

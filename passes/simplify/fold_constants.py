@@ -17,6 +17,7 @@ from onnxopt.graph import (
     adopt,
     census,
     changes_since,
+    decodes,
     drop_unread,
     inferred,
     initializers,
@@ -37,8 +38,10 @@ SMALL = 8192
 """Elements."""
 ROUNDS = 8
 """What a branch of a constant If holds is folded in the next round."""
-NARROW = 1024
-"""Bytes a Cast may add: weights kept in a narrow type on purpose stay so."""
+CAST = 1024
+"""Bytes a Cast may add."""
+DECODED = 0
+"""The same for a node that decodes weights: what is stored small on purpose stays so."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class FoldConstants(Pass):
     After:
         initializers ``n`` and ``w``
     Left alone:
-        random operators; QuantizeLinear and DequantizeLinear (int8 weights would become float); sparse
-        weights; what a caller may override; results more than ``growth_bytes`` larger than the constants
-        they replace; strings.
+        random operators; QuantizeLinear and DequantizeLinear (int8 weights would become float); nodes that
+        decode weights which are stored small; sparse weights; what a caller may override; results more than
+        ``growth_bytes`` larger than the constants they replace; strings.
     Exact up to:
         float rounding: numpy computes what the runtime would have.
     Source:
@@ -136,8 +139,14 @@ def _worthwhile(node: ir.Node, growth_bytes: int) -> bool:
     if node.op_type in SLOW and elements > SMALL:
         return False
     replaced = sum(v.const_value.nbytes for v in inputs if v.const_value is not None and len(v.uses()) == 1)
-    limit = min(growth_bytes, NARROW) if node.op_type == "Cast" else growth_bytes
-    return all(_nbytes(value) - replaced <= limit for value in node.outputs)
+    return all(_nbytes(value) - replaced <= _limit(node, growth_bytes) for value in node.outputs)
+
+
+def _limit(node: ir.Node, growth_bytes: int) -> int:
+    """Bytes that the result of a node may be larger than what it is computed from."""
+    if decodes(node):
+        return min(growth_bytes, DECODED)
+    return min(growth_bytes, CAST) if node.op_type == "Cast" else growth_bytes
 
 
 def _nbytes(value: ir.Value) -> float:

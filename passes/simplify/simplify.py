@@ -17,13 +17,26 @@ import onnx_ir as ir
 from onnxopt import files
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import ModelError
-from onnxopt.graph import RANDOM, adopt, census, changes_since, initializers, nodes, signature, walk, weight_bytes
+from onnxopt.graph import (
+    RANDOM,
+    adopt,
+    census,
+    changes_since,
+    decodes,
+    initializers,
+    nodes,
+    signature,
+    walk,
+    weight_bytes,
+)
 from onnxopt.sparse import SparseTensor
 
 SLACK = 64 * 1024
 """Bytes that a small model may grow by: names and shapes that onnxsim writes down."""
 HEAVY = 256 * 1024
 """Bytes above which a float weight is not shown to onnxsim."""
+CODED = 16
+"""The same for weights that are stored small, which it would decode."""
 ROUNDS = 4
 """One run of onnxsim may uncover what the next removes."""
 SCRIPT = f"""
@@ -48,9 +61,9 @@ class Simplify(Pass):
     After:
         ``y = Reshape(h, const)``
     Left alone:
-        sparse weights, random operators, weights above 1.8 GB, a model that would lose an input, or grow
-        beyond ``growth`` even where no constants are folded, and one on which onnxsim fails, crashes or
-        takes longer than ``seconds``. Names and shapes of inputs and outputs stay.
+        sparse weights, weights that are stored small and decoded, random operators, weights above 1.8 GB, a
+        model that would lose an input, or grow beyond ``growth`` even where no constants are folded, and one on
+        which onnxsim fails, crashes or takes longer than ``seconds``. Names and shapes of inputs and outputs stay.
     Exact up to:
         float rounding.
     Source:
@@ -112,7 +125,7 @@ class Simplify(Pass):
 
 
 def _without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, ir.TensorProtocol]]:
-    """A copy whose large float weights are inputs, and these weights.
+    """A copy whose large float weights and coded weights are inputs, and these weights.
 
     onnxsim copies and infers the whole file again and again (GPT-2 small: 85 s with its weights, 7 s without),
     and what it could do with them, folding and fusing, other passes do.
@@ -122,10 +135,9 @@ def _without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, ir.TensorProt
         name: value
         for name, value in light.graph.initializers.items()
         if value.const_value is not None
-        and value.const_value.nbytes > HEAVY
         and not value.is_graph_input()
-        and value.const_value.dtype.is_floating_point()
         and not value.is_graph_output()
+        and _is_hidden(value, value.const_value)
     }
     weights = {name: value.const_value for name, value in heavy.items() if value.const_value is not None}
     for name, value in heavy.items():
@@ -133,6 +145,12 @@ def _without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, ir.TensorProt
         value.const_value = None
         light.graph.inputs.append(value)
     return light, weights
+
+
+def _is_hidden(value: ir.Value, weight: ir.TensorProtocol) -> bool:
+    if weight.nbytes > CODED and any(decodes(use.node) and use.idx == 0 for use in value.uses()):
+        return True
+    return weight.nbytes > HEAVY and weight.dtype.is_floating_point()
 
 
 def _put_back(model: ir.Model, weights: Mapping[str, ir.TensorProtocol]) -> None:

@@ -11,7 +11,7 @@ from onnxopt import files
 from onnxopt.cli.main import COMMANDS
 from onnxopt.testing import parse
 
-HEAVY = ("onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "torch", "scipy", "rich", "numpy")
+HEAVY = ("onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "torch", "scipy", "rich", "numpy", "zstandard")
 HELP = f"""
 import sys
 from onnxopt.cli.main import main

@@ -16,6 +16,15 @@ FOLDS = {
         s = Shape(x)  d = Gather(s, i)  e = Unsqueeze(d, a)  t = Concat<axis=0>(e, m)  y = Reshape(x, t) }""",
         ["Reshape(x, const) -> y"],
     ),
+    "a division of sizes": (
+        """g (float[8,12] x) => (float[4,24] y) <int64[2] p = {2, 1}, int64[2] q = {1, 2}> {
+        s = Shape(x)  d = Div(s, p)  e = Mul(d, q)  y = Reshape(x, e) }""",
+        ["Reshape(x, const) -> y"],
+    ),
+    "a Cast of 32 bits": (
+        "g (int64[32] x) => (int64[32] y) <int32[32] n> { m = Cast<to=7>(n)  y = Add(x, m) }",
+        ["Add(x, const) -> y"],
+    ),
     "a small ConstantOfShape": (
         "g (float[8] x) => (float[8] y) <int64[1] n = {8}> { c = ConstantOfShape<value=float[1] {2}>(n)  y = Add(x, c) }",
         ["Add(x, const) -> y"],
@@ -77,6 +86,15 @@ LEFT_ALONE = {
     "unrolling grows the file": """g (float[100,1000] x) => (float[100,1000] y) <float w = {1}, int64[2] s = {100, 1000}>
         { v = Expand(w, s)  y = Add(x, v) }""",
     "float16 weights kept narrow": "g (float[64,64] x) => (float[64,64] y) <float16[64,64] w> { v = Cast<to=1>(w)  y = Add(x, v) }",
+    "a few float16 weights kept narrow": "g (float[64] x) => (float[64] y) <float16[64] w> { v = Cast<to=1>(w)  y = Add(x, v) }",
+    "a few int8 weights kept narrow": """g (float[64] x) => (float[64] y) <int8[64] w, float[64] s>
+        { v = Cast<to=1>(w)  u = Mul(v, s)  y = Add(x, u) }""",
+    "codes of weights in words": """g (float[400] x) => (float[400] y) <int64[1,100] w, int64[4,1] p = {1, 9, 81, 729},
+        int64 l = {9}, float[9] t, int64[1] s = {400}> {
+        q = Div(w, p)  d = Mod(q, l)  g = Gather(t, d)  v = Reshape(g, s)  y = Add(x, v) }""",
+    "pairs of codes in bytes": """g (float[400] x) => (float[400] y) <uint8[200,1] w, uint8[1,2] l = {4, 0}, uint8 r = {4},
+        float[16] t, int64[1] s = {400}> { a = BitShift<direction="LEFT">(w, l)  b = BitShift<direction="RIGHT">(a, r)
+        d = Cast<to=6>(b)  g = Gather(t, d)  v = Reshape(g, s)  y = Add(x, v) }""",
     "a dynamic shape": "g (float[n,3] x) => (int64[2] y) { s = Shape(x)  y = Neg(s) }",
 }
 

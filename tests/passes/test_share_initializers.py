@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxopt import files
-from onnxopt.core import Change, Context
+from onnxopt.core import Change, Context, Saved
 from onnxopt.passes.share.share_initializers import ShareInitializers
 from onnxopt.target import Target
 from onnxopt.testing import assert_leaves, assert_same_outputs, lines, parse, run_pass
@@ -28,9 +28,11 @@ def weighted(text: str, **weights: np.ndarray) -> ir.Model:
 def check(model: ir.Model, after: list[str]) -> None:
     before = model.clone()
     size = len(files.to_bytes(model))
-    assert run_pass(ShareInitializers(), model)
+    changes = run_pass(ShareInitializers(), model)
     assert lines(model) == after
-    assert len(files.to_bytes(model)) < size
+    counted = sum(change.saved.file for change in changes if change.saved)
+    assert counted > 0
+    assert abs(size - len(files.to_bytes(model)) - counted) <= 4 * len(changes)  # lengths, names
     assert_same_outputs(before, model, rtol=0.0)
     assert run_pass(ShareInitializers(), model) == []
 
@@ -57,6 +59,22 @@ def test_shares_a_square_weight_with_its_transpose() -> None:
     check(model, ["Transpose(const) -> w", "MatMul(x, const) -> a", "MatMul(a, w) -> y"])
 
 
+def test_shares_a_weight_with_the_same_numbers_in_another_shape() -> None:
+    text = """g (float[2,16] x) => (float[1,512] y, float[2,32] a) <float[16,32] v, float[1,512] w, float[1,512] u>
+    { a = MatMul(x, v)  b = Add(w, u)  y = Neg(b) }"""
+    model = weighted(text, v=BIG, w=BIG.reshape(1, 512), u=BIG.reshape(1, 512))
+    check(model, ["Reshape(const, const) -> w", "MatMul(x, const) -> a", "Add(w, w) -> b", "Neg(b) -> y"])
+
+
+def test_before_opset_5_another_shape_stays() -> None:
+    text = "g (float[512] x) => (float[512] y) <float[512] v, float[1,512] w> { a = Mul(x, v)  y = Add(a, w) }"
+    model = parse(text, opset=7)
+    model.opset_imports[""] = 4
+    for name, value in model.graph.initializers.items():
+        value.const_value = ir.tensor(BIG.reshape((512,) if name == "v" else (1, 512)), name=name)
+    assert run_pass(ShareInitializers(), model) == []
+
+
 @pytest.mark.parametrize("name", ["w", "v"], ids=["another name", "the name of another weight inside"])
 def test_a_weight_in_a_branch_reads_the_one_outside(name: str) -> None:
     inner = f"<float[16,32] {name} = {{{', '.join(map(repr, BIG.ravel().tolist()))}}}>"
@@ -70,7 +88,38 @@ def test_a_weight_in_a_branch_reads_the_one_outside(name: str) -> None:
 
 def test_names_what_it_did() -> None:
     changes = ShareInitializers().run(weighted(TWO, v=BIG, w=BIG), Context(Target()))
-    assert changes == [Change("w", "equal to 'v'")]
+    assert changes == [Change("w", "equal to 'v'", Saved(2084, 0))]
+
+
+MEMORY = {
+    "of products, which keep packed weights once in any case": (
+        "g (float[2,16] x) => (float[2,32] y, float[2,32] z) <float[16,32] v, float[16,32] w> { y = MatMul(x, v)  z = MatMul(x, w) }",
+        0,
+    ),
+    "of lookups": (
+        "g (int64[2] x) => (float[2,32] y, float[2,32] z) <float[16,32] v, float[16,32] w> { y = Gather(v, x)  z = Gather(w, x) }",
+        2048,
+    ),
+    "of a product and a lookup, of which each keeps its own": (
+        "g (float[2,16] x, int64[2] i) => (float[2,32] y, float[2,32] z) <float[16,32] v, float[16,32] w> { y = MatMul(x, v)  z = Gather(w, i) }",
+        0,
+    ),
+    "of two that are added": (
+        "g (float[16,32] x) => (float[16,32] y) <float[16,32] v, float[16,32] w> { a = Add(x, v)  y = Mul(a, w) }",
+        2048,
+    ),
+    "of weights in front of the product": (
+        "g (float[32,2] x) => (float[16,2] y, float[16,2] z) <float[16,32] v, float[16,32] w> { y = MatMul(v, x)  z = MatMul(w, x) }",
+        2048,
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "session"), MEMORY.values(), ids=MEMORY.keys())
+def test_says_what_it_saves_in_memory(text: str, session: int) -> None:
+    (change,) = run_pass(ShareInitializers(), weighted(text, v=BIG, w=BIG))
+    assert change.saved is not None
+    assert change.saved.session == session
 
 
 UNEQUAL = {

@@ -24,6 +24,15 @@ def test_simplifies_and_a_second_run_changes_nothing() -> None:
     assert not model.metadata_props
 
 
+def test_does_not_decode_weights_that_are_stored_small() -> None:
+    weights = "<int8[2,3,4] q, float16[3,4] p, int64[1,3,4] n, int64[2,1,1] o = {1, 9}, int64 i"
+    decoded = "u = Cast<to=1>(q)  v = Cast<to=1>(p)  w = Mul(u, v)  j = Div(n, o)  c = Cast<to=1>(j)  k = Add(w, c)"
+    text = SHAPES.replace("<int64 i", weights).replace("h = Relu(x)", f"{decoded}  z = Add(x, k)  h = Relu(z)")
+    after = ["Cast(const) -> u", "Cast(const) -> v", "Mul(u, v) -> w", "Div(const, const) -> j", "Cast(j) -> c"]
+    after += ["Add(w, c) -> k", "Add(x, k) -> z", "Relu(z) -> h", "Reshape(h, const) -> y"]
+    assert_rewrites(Simplify(), text, after=after)
+
+
 @pytest.mark.slow
 def test_does_not_unroll_weights_into_the_file() -> None:
     model = parse(GROWS)
