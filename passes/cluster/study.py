@@ -20,6 +20,7 @@ from onnxopt.layers import Table, Weight, tables, weights
 from onnxopt.metrics import find_metric
 from onnxopt.passes.cluster.allocation import Allocation, Levels
 from onnxopt.passes.cluster.forms import Form
+from onnxopt.passes.cluster.lockstep import coded_in_step
 from onnxopt.passes.cluster.units import LEVELS, WHOLE, ConstantUnit, TableUnit, Unit, WeightUnit
 from onnxopt.samples import Samples
 
@@ -155,30 +156,32 @@ class Study:
             progress.detail(f"coding constant {place + 1} of {len(self.units)}")
             unit.error(LEVELS[0])
         self.allocation = Allocation(self.units, self._sensitivities)
-        self._forecast: tuple[Forecast, list[dict[str, Unit]]] | None = None
+        self._forecast: tuple[Forecast, list[_Fold]] | None = None
 
     def _tried(self, unit: Unit, prober: Prober) -> float:
         erring = unit.erring()
         return prober.sensitivity(substituted(self._model, {unit.name: unit}, {unit.name: erring}), unit.loss(erring))
 
-    def forms(self, levels: Levels) -> dict[str, Form]:
-        """The forms of all units; those that stay as they are are left out."""
-        return {unit.name: unit.form(levels[unit.name]) for unit in self.units if levels[unit.name] != WHOLE}
+    def apart(self, levels: Levels) -> Coded:
+        """Each constant coded by itself."""
+        return _apart(self._model, {unit.name: unit for unit in self.units}, levels)
 
-    def drop(self, levels: Levels) -> float:
+    def in_step(self, levels: Levels) -> Coded:
+        """Layers fitted and coded one after the other, in the network as coded so far."""
+        return _in_step(self._model, {unit.name: unit for unit in self.units}, levels, self._context)
+
+    def drop(self, levels: Levels, *, in_step: bool) -> float:
         """The drop of the metric that is expected, by models whose codes are chosen on other samples.
 
         Raises:
             DataError: if the metric does not fit the outputs.
         """
         forecast, folds = self._folds()
-        models = []
-        for fold in folds:
-            forms = {name: fold[name].form(count) for name, count in levels.items() if count != WHOLE}
-            models.append(substituted(self._model, fold, forms))
-        return forecast.drop(models)
+        if in_step:
+            return forecast.drop([_in_step(self._model, fold.units, levels, fold.context).model for fold in folds])
+        return forecast.drop([_apart(self._model, fold.units, levels).model for fold in folds])
 
-    def _folds(self) -> tuple[Forecast, list[dict[str, Unit]]]:
+    def _folds(self) -> tuple[Forecast, list[_Fold]]:
         """Units fitted to one part of the samples each, and who judges each on the others."""
         if self._forecast is None:
             samples = self._context.calibration
@@ -193,10 +196,42 @@ class Study:
             self._forecast = Forecast(self._model, metric, judges, self._context.target), folds
         return self._forecast
 
-    def _fitted(self, part: Samples) -> dict[str, Unit]:
+    def _fitted(self, part: Samples) -> _Fold:
         """The units, those of weights fitted to a part of the samples."""
-        fitted = self._found.fitted(self._model, replace(self._context, calibration=part))
-        return {unit.name: unit for unit in [*self.units, *fitted]}
+        context = replace(self._context, calibration=part)
+        fitted = self._found.fitted(self._model, context)
+        return _Fold({unit.name: unit for unit in [*self.units, *fitted]}, context)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """Units that are fitted to a part of the samples."""
+
+    units: Mapping[str, Unit]
+    context: Context
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A model whose constants are what their forms stand for.
+
+    Attributes:
+        model: it.
+        forms: of the constants, by unit name; those that stay as they are are left out.
+    """
+
+    model: ir.Model
+    forms: dict[str, Form]
+
+
+def _apart(model: ir.Model, units: Mapping[str, Unit], levels: Levels) -> Coded:
+    forms = {name: units[name].form(count) for name, count in levels.items() if count != WHOLE}
+    return Coded(substituted(model, units, forms), forms)
+
+
+def _in_step(model: ir.Model, units: Mapping[str, Unit], levels: Levels, context: Context) -> Coded:
+    apart = _apart(model, units, levels)
+    return Coded(*coded_in_step(model, apart.model, units, levels, apart.forms, context))
 
 
 def study(model: ir.Model, context: Context, wanted: Wanted) -> Study:

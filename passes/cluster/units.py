@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.calibrate.hessian import Numbers
 from onnxopt.calibrate.inputs import spread
 from onnxopt.calibrate.moments import Moment
 from onnxopt.calibrate.sensitivity import erring, shift
@@ -162,7 +163,29 @@ class WeightUnit(Unit):
 
     def coded(self, levels: int) -> Form:
         """Codes in the shape of the constant."""
-        found = (self._coder or self._new_coder()).coded(levels)
+        return self._shaped((self._coder or self._new_coder()).coded(levels), levels)
+
+    def instead(self, rows: Rows, moments: Numbers, levels: int) -> Form:
+        """Codes for other rows in place of the weight's, ``[channels, products]``.
+
+        Args:
+            rows: to be coded.
+            moments: second moments of what they are multiplied with, ``[groups, products, products]``.
+            levels: of the table, GRID, HALF or WHOLE.
+        """
+        if levels >= HALF:
+            numbers = self._layer.shaped(rows)
+            numbers = numbers.T if self._layer.transposed else numbers
+            return Half(numbers.astype(np.float16)) if levels == HALF else Whole(numbers.astype(np.float32))
+        coder = Coder(rows.reshape(self.weight.grouped.shape).astype(np.float64), moments)
+        return self._shaped(coder.coded(levels), levels)
+
+    @property
+    def own_moments(self) -> Numbers:
+        """Those of what the layers read in the original."""
+        return self._spread.astype(np.float64)
+
+    def _shaped(self, found: Coded, levels: int) -> Form:
         rows = found.codes.reshape(self.weight.rows.shape)
         codes = self._layer.shaped(rows)
         return self._formed(codes.T if self._layer.transposed else codes, found, levels)
@@ -174,7 +197,7 @@ class WeightUnit(Unit):
         return found
 
     def _new_coder(self) -> Coder:
-        return Coder(self.weight.grouped.astype(np.float64), self._spread.astype(np.float64))
+        return Coder(self.weight.grouped.astype(np.float64), self.own_moments)
 
     def rows(self, form: Form) -> Rows:
         """What stands for the rows of the weight."""

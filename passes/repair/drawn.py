@@ -13,6 +13,8 @@ from onnxopt.passes.repair.lockstep import Lockstep
 from onnxopt.passes.repair.sites import Site
 from onnxopt.passes.repair.sources import Source, row_of
 
+VECTORS = 30_000
+"""Of each layer, over all samples."""
 PER_PRODUCT = 256
 """Vectors drawn for each product, at most: more tell a convolution of few products, a depthwise one, nothing."""
 NUMBERS = 2**26

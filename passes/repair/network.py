@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from onnxopt import progress
 from onnxopt.core import Change, Context, Refusal
-from onnxopt.passes.repair.fit import VECTORS, fit
+from onnxopt.passes.repair.drawn import VECTORS, draw
+from onnxopt.passes.repair.fit import fit
 from onnxopt.passes.repair.lockstep import Lockstep
 from onnxopt.passes.repair.norms import Norm, estimate
 from onnxopt.passes.repair.shelf import BUDGET, Shelf
@@ -61,5 +62,5 @@ def repair(
             if isinstance(site, Norm):
                 found.append(estimate(site, walk))
             else:
-                found += fit(site, walk, method, vectors, context.seed)
+                found += fit(site, *draw(site, walk, vectors, context.seed), method)
     return found
