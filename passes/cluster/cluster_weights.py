@@ -8,23 +8,21 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxopt import progress
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import DataError, UsageError
-from onnxopt.folding import unfolded
 from onnxopt.graph import adopt, opset
 from onnxopt.passes.cluster.allocation import Levels
+from onnxopt.passes.cluster.fewest import fewest
 from onnxopt.passes.cluster.forms import Form
-from onnxopt.passes.cluster.study import Study, Wanted, move_biases, study
+from onnxopt.passes.cluster.found import Wanted
+from onnxopt.passes.cluster.stored import Clustered
+from onnxopt.passes.cluster.study import Coded, Study, study
+from onnxopt.passes.cluster.trials import Trials
 from onnxopt.passes.cluster.units import LEVELS, TableUnit, Unit
-from onnxopt.passes.cluster.writing import Writer
+from onnxopt.passes.store.settling import settle
 
 MINIMUM_OPSET = 11
 """From which on slices are computed, and everything that decoding needs is there."""
-RANGE = (1.6, 9.0)
-"""Bits of a number, on average, between which they are sought: the coarsest table, and 8 with scales."""
-HALVINGS = 7
-"""Of that range: to 0.06 bits."""
 MIXED, UNIFORM = WIDTHS = ("mixed", "uniform")
 
 
@@ -64,6 +62,7 @@ class ClusterWeights(Pass):
     drop: float = option(0.005, "of the metric that may be expected; not with bits", low=0)
     bits: float = option(0.0, "of a number on average, tables and scales too; 0: as few as drop allows", low=0, high=32)
     widths: str = option(MIXED, "uniform: 2^bits values for all", choices=WIDTHS)
+    in_step: bool = option(True, "with bits: fit layers in the network as coded so far, and not each by itself")
     size: int = option(512, "fewest numbers of a constant", low=2)
     only: tuple[str, ...] = option((), "constants, by the output of their layer or their own name; * for anything")
     leave: tuple[str, ...] = option((), "constants to leave, by the same names")
@@ -78,77 +77,49 @@ class ClusterWeights(Pass):
             raise UsageError(f"option widths: uniform takes bits from 2 to 8, not {self.bits:g}")
 
     def run(self, model: ir.Model, context: Context) -> Sequence[Change | Refusal]:
-        """Code in a copy, and take that over."""
+        """Code in a copy, look which constants ONNX Runtime decodes when it loads it, and take that over."""
         if context.calibration is None:
             return [Refusal("", "needs calibration data (--data)")]
         if opset(model) < MINIMUM_OPSET:
             return [Refusal("", f"opset {opset(model)} is below {MINIMUM_OPSET}; upgrade-opset first")]
         found = study(model, context, Wanted(self.size, self.only, self.leave))
+        refusals = found.found.refusals
         if not found.units:
-            return [*found.refusals, Refusal("", "there is no constant to code")]
+            return [*refusals, Refusal("", "there is no constant to code")]
         try:
-            levels, about = self._levels(found)
+            coded, words = self._coded(found, context)
         except DataError as error:
-            return [Refusal("", f"what it would lose cannot be foreseen: {error}")]
-        return [*_stored(model, found, found.forms(levels), context, about), *found.refusals]
+            return [Refusal("", f"what it would lose cannot be foreseen: {error}"), *refusals]
+        stored = [_stored(found.units[name], form) for name, form in coded.forms.items()]
+        said = settle(coded.model, stored, context.target)
+        if not any(isinstance(item, Change) for item in said):
+            return [*said, *refusals]
+        adopt(model, coded.model)
+        return [Change("model", words), *said, *refusals]
 
-    def _levels(self, found: Study) -> tuple[Levels, str]:
-        """The levels of each unit, and what to say of them all."""
+    def _coded(self, found: Study, context: Context) -> tuple[Coded, str]:
+        """The model with coded constants, and what to say of it."""
+        if not self.bits:
+            best = fewest(found, _trials(found, context), self.drop)
+            return best.coded, best.words
         if self.widths == UNIFORM:
             count = next(one for one in LEVELS if one >= int(2**self.bits))
-            return {unit.name: count for unit in found.units}, f"{count} values each"
-        if self.bits:
-            levels = found.allocation.within(self.bits)
-            return levels, f"{found.allocation.bits(levels):.2f} bits for a number on average"
-        return self._fewest(found)
-
-    def _fewest(self, found: Study) -> tuple[Levels, str]:
-        """The fewest bits of which no more than ``drop`` is expected, by bisection."""
-        low, high = RANGE
-        best, expected = found.allocation.within(high), found.drop(found.allocation.within(high))
-        for turn in range(HALVINGS):
-            middle = (low + high) / 2
-            levels = found.allocation.within(middle)
-            drop = found.drop(levels)
-            progress.detail(f"{turn + 1} of {HALVINGS}: {middle:.2f} bits, expected drop {drop:.4f}")
-            if drop <= self.drop:
-                high, best, expected = middle, levels, drop
-            else:
-                low = middle
-        return best, f"{found.allocation.bits(best):.2f} bits for a number on average, expected drop {expected:.4f}"
-
-
-def _stored(
-    model: ir.Model, found: Study, forms: dict[str, Form], context: Context, about: str
-) -> list[Change | Refusal]:
-    """Write all forms, look which ONNX Runtime folds, and leave out those that it does not."""
-    units = {unit.name: unit for unit in found.units if unit.name in forms}
-    refusals: list[Refusal] = []
-    while units:
-        copy = model.clone()
-        decoded = _written(copy, units, forms)
-        left = {name for name, value in decoded.items() if value in unfolded(copy, context.target, decoded.values())}
-        if not left:
-            adopt(model, copy)
-            changes = [Change(name, f"stored as {forms[name].words}") for name in units]
-            return [Change("model", about), *changes, *refusals]
-        refusals += [Refusal(name, "ONNX Runtime does not fold its decoding") for name in sorted(left)]
-        units = {name: unit for name, unit in units.items() if name not in left}
-    return [Refusal("", "there is no constant to code"), *refusals]
-
-
-def _written(model: ir.Model, units: dict[str, Unit], forms: dict[str, Form]) -> dict[str, str]:
-    """Store constants in their forms.
-
-    Returns:
-        Unit name to the value that must be folded, of those that are decoded while the model is loaded.
-    """
-    move_biases(model, {name: unit.shift(forms[name]) for name, unit in units.items()})
-    writer, decoded = Writer(model), {}
-    for name, unit in units.items():
-        value = model.graph.initializers[unit.value.name or ""]
-        if isinstance(unit, TableUnit):
-            writer.look_up(value, forms[name])
+            levels: Levels = dict.fromkeys(found.units, count)
         else:
-            decoded[name] = writer.store(value, forms[name]).name or ""
-    return decoded
+            levels = found.allocation.within(self.bits)
+        coded = found.in_step(levels) if self.in_step else found.apart(levels)
+        return coded, f"{found.allocation.bits(levels):.2f} bits for a number on average"
+
+
+def _trials(found: Study, context: Context) -> Trials:
+    """What was tried of a model; from memory where that was in this run."""
+    key = ("trials", found)
+    if key not in context.memory:
+        context.memory[key] = Trials(found)
+    trials = context.memory[key]
+    assert isinstance(trials, Trials)
+    return trials
+
+
+def _stored(unit: Unit, form: Form) -> Clustered:
+    return Clustered(unit.value.name or "", form.words, unit.name, form, isinstance(unit, TableUnit))

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import constant, drop_constant, inferred, nodes, opset
+from onnxopt.graph import array, constant, drop_constant, inferred, nodes, opset
 from onnxopt.passes.cluster.forms import Form, Grid, Half, Packed, halves
 
 UINT4_OPSET, UINT4_IR, UINT4_LEVELS = 21, 10, 16
 """From where on codes of 4 bits are a type of their own, which takes half of the nodes."""
 FLOAT, INT32, INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
-TYPES = {np.dtype(np.int32): INT32, np.dtype(np.int64): INT64}
+SHARED = 256
+"""Bytes of a constant that several may read, at most."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,19 @@ class Writer:
     """Writes decode nodes at the beginning of the main graph of a model.
 
     What several constants need (powers, shapes) is written once.
+
+    Attributes:
+        constants: that were written.
+        nodes: that were written.
     """
 
     def __init__(self, model: ir.Model) -> None:
         """For a model that is changed."""
         self._model, self._graph = model, model.graph
-        self._shared: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
+        self.constants: list[ir.Value] = []
+        self.nodes: list[ir.Node] = []
+        kept = [value for value in model.graph.initializers.values() if _is_shared(value)]
+        self._shared = {_key(numbers): value for value in kept if (numbers := array(value)) is not None}
         self._tables: dict[Form, _Rows] = {}
         self._ranks = _ranks(model)
         taken = {name for graph in model.graphs() for name in ir.convenience.create_value_mapping(graph)}
@@ -168,17 +176,30 @@ class Writer:
         node = ir.node(op, inputs, attributes)
         self._graph.insert_before(before, node)
         node.outputs[0].name = next(self._names)
+        self.nodes.append(node)
         return node.outputs[0]
 
     def _new(self, numbers: np.ndarray) -> ir.Value:
-        return constant(self._graph, next(self._names), numbers)
+        self.constants.append(constant(self._graph, next(self._names), numbers))
+        return self.constants[-1]
 
     def _share(self, numbers: np.ndarray) -> ir.Value:
         """A small constant that is the same for many."""
-        key = (str(numbers.dtype), numbers.tobytes(), numbers.shape)
+        key = _key(numbers)
         if key not in self._shared:
             self._shared[key] = self._new(numbers)
         return self._shared[key]
+
+
+def _key(numbers: np.ndarray) -> tuple[str, bytes, tuple[int, ...]]:
+    return str(numbers.dtype), numbers.tobytes(), numbers.shape
+
+
+def _is_shared(value: ir.Value) -> bool:
+    """Whether a constant may be one that decode nodes of others read."""
+    contents = value.const_value
+    small = contents is not None and contents.nbytes <= SHARED and contents.dtype in (INT32, INT64)
+    return small and not value.is_graph_input() and not value.is_graph_output()
 
 
 def _ranks(model: ir.Model) -> dict[ir.Value, int]:
