@@ -78,7 +78,18 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         raise ModelError(f"the model cannot be written as ONNX: {_first_line(_root(error))}") from error
     if any(not value.is_graph_input() for value in model.graph.initializers.values()):
         proto.ir_version = max(proto.ir_version, FREE_INITIALIZERS)
+    for graph in sparse.graphs(proto.graph):
+        _say_once(graph)
     return proto
+
+
+def _say_once(graph: onnx.GraphProto) -> None:
+    """Do not state the types and shapes of weights, as onnx_ir does: their tensors say them."""
+    weights = {weight.name for weight in graph.initializer}
+    stated = [info for info in graph.value_info if info.name not in weights]
+    if len(stated) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(stated)
 
 
 def to_bytes(model: ir.Model) -> bytes:

@@ -33,9 +33,9 @@ def _constant_bytes(value: ir.Value) -> int:
         renamed = onnx.TensorProto(name=value.name).ByteSize() - onnx.TensorProto(name=contents.name).ByteSize()
         return _entry(contents.proto.ByteSize() + renamed)
     if isinstance(contents, ir.TensorProtoTensor):  # written as it was read
-        return _entry(contents.raw.ByteSize()) + _said_of(value)
+        return _entry(contents.raw.ByteSize())
     header = onnx.TensorProto(name=value.name, data_type=contents.dtype.value, dims=contents.shape.numpy()).ByteSize()
-    return _entry(header + _entry(contents.nbytes)) + _said_of(value)
+    return _entry(header + _entry(contents.nbytes))
 
 
 def _said_of(value: ir.Value) -> int:

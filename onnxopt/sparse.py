@@ -62,7 +62,7 @@ def take_out(proto: onnx.ModelProto) -> list[onnx.SparseTensorProto]:
         ModelError: if one is not sound, or its dense form would not fit into memory.
     """
     found: list[onnx.SparseTensorProto] = []
-    for graph in _graphs(proto.graph):
+    for graph in graphs(proto.graph):
         for weight in graph.sparse_initializer:
             _check(weight)
             placeholder = graph.initializer.add(name=weight.values.name, data_type=weight.values.data_type)
@@ -99,7 +99,7 @@ def serialize(model: ir.Model) -> onnx.ModelProto:
     finally:
         for value, contents in swapped:
             value.const_value = contents
-    for graph_proto in _graphs(proto.graph) if kept else ():
+    for graph_proto in graphs(proto.graph) if kept else ():
         for tensor in list(graph_proto.initializer):
             if tensor.doc_string.startswith(_MARK):
                 weight = graph_proto.sparse_initializer.add()
@@ -116,14 +116,15 @@ def _placeholder(value: ir.Value, index: int) -> ir.TensorProtocol:
     return ir.Tensor(np.zeros(0, np.uint8), name=value.name, doc_string=f"{_MARK}{index}")
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all those inside of its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
+                yield from graphs(attribute.g)
             for inner in attribute.graphs:
-                yield from _graphs(inner)
+                yield from graphs(inner)
 
 
 def _check(weight: onnx.SparseTensorProto) -> None:

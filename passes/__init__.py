@@ -36,6 +36,7 @@ from onnxopt.passes.simplify.remove_dead_code import RemoveDeadCode
 from onnxopt.passes.simplify.remove_identities import RemoveIdentities
 from onnxopt.passes.simplify.simplify import Simplify
 from onnxopt.passes.simplify.strip_metadata import StripMetadata
+from onnxopt.passes.simplify.strip_names import StripNames
 from onnxopt.passes.simplify.upgrade_opset import UpgradeOpset
 from onnxopt.passes.store.store_half import StoreHalf
 from onnxopt.passes.store.store_int8 import StoreInt8
@@ -54,6 +55,7 @@ PASSES: tuple[type[Pass], ...] = (
     Simplify,
     RemoveDeadCode,
     StripMetadata,
+    StripNames,
     # fuse
     FusePad,
     FoldBatchNorm,

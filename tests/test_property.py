@@ -270,8 +270,14 @@ def outputs(model: ir.Model) -> list[Outputs]:
     return [session.run({"x": x, "q": np.array(q)}) for q in (True, False)]
 
 
+def valid(model: ir.Model) -> None:
+    """ONNX's checker, in full unless there are sparse weights: its shape inference knows no operator that takes them."""
+    proto = files.to_proto(model)
+    onnx.checker.check_model(proto, full_check=not proto.graph.sparse_initializer)
+
+
 def check(before: list[Outputs], model: ir.Model, *, exact: bool) -> None:
-    onnx.checker.check_model(files.to_proto(model), full_check=True)
+    valid(model)
     after = outputs(model)
     assert list(before[0]) == list(after[0])
     difference = largest(before, after, set(before[0]), exact=exact)
@@ -301,5 +307,5 @@ def test_all_exact_passes_one_after_the_other_keep_outputs(proto: onnx.ModelProt
     for _ in range(2):
         for rewrite in PASSES_HERE:
             rewrite.run(model, Context(CPU))
-            onnx.checker.check_model(files.to_proto(model), full_check=True)
+            valid(model)
     check(before, model, exact=False)
