@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
@@ -13,10 +14,11 @@ from onnxopt.errors import DataError, UsageError
 from onnxopt.graph import adopt, opset
 from onnxopt.passes.cluster.allocation import Levels
 from onnxopt.passes.cluster.fewest import fewest
-from onnxopt.passes.cluster.forms import Form
+from onnxopt.passes.cluster.forms import Form, Whole
 from onnxopt.passes.cluster.found import Wanted
+from onnxopt.passes.cluster.lockstep import Coded
 from onnxopt.passes.cluster.stored import Clustered
-from onnxopt.passes.cluster.study import Coded, Study, study
+from onnxopt.passes.cluster.study import Study, study
 from onnxopt.passes.cluster.trials import Trials
 from onnxopt.passes.cluster.units import LEVELS, TableUnit, Unit
 from onnxopt.passes.store.settling import settle
@@ -90,11 +92,17 @@ class ClusterWeights(Pass):
             coded, words = self._coded(found, context)
         except DataError as error:
             return [Refusal("", f"what it would lose cannot be foreseen: {error}"), *refusals]
-        stored = [_stored(found.units[name], form) for name, form in coded.forms.items()]
-        said = settle(coded.model, stored, context.target)
+        changed = model.clone() if found.seen.weights else coded.model
+        if found.seen.weights:
+            found.seen.back(changed, coded.model)
+        for name, form in coded.forms.items():
+            value = changed.graph.initializers[found.units[name].stored]
+            value.const_value = ir.Tensor(np.asarray(form.values), name=value.name)
+        stored = [_stored(found.units[name], form) for name, form in coded.forms.items() if not isinstance(form, Whole)]
+        said = settle(changed, stored, context.target)
         if not any(isinstance(item, Change) for item in said):
             return [*said, *refusals]
-        adopt(model, coded.model)
+        adopt(model, changed)
         return [Change("model", words), *said, *refusals]
 
     def _coded(self, found: Study, context: Context) -> tuple[Coded, str]:
@@ -122,4 +130,4 @@ def _trials(found: Study, context: Context) -> Trials:
 
 
 def _stored(unit: Unit, form: Form) -> Clustered:
-    return Clustered(unit.value.name or "", form.words, unit.name, form, isinstance(unit, TableUnit))
+    return Clustered(unit.stored, form.words, unit.name, form, isinstance(unit, TableUnit))

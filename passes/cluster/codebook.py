@@ -112,6 +112,14 @@ def fitted(rows: Numbers, power: Numbers, left: Numbers, levels: int) -> tuple[N
     return _table(rows, power, levels, scales), scales
 
 
+def whole(rows: Numbers, power: Numbers, scales: Numbers, levels: int) -> Numbers:
+    """A table of whole numbers from -127 to 127 for rows whose scales are given: the others see :func:`fitted`."""
+    if levels >= GRID:
+        return grid() * (GRID // 2)
+    table = codebook(rows / scales[:, None], np.broadcast_to(power, rows.shape) * scales[:, None] ** 2 + 1e-12, levels)
+    return np.clip(np.rint(table), -(GRID // 2), GRID // 2)
+
+
 def _table(rows: Numbers, power: Numbers, levels: int, scales: Numbers) -> Numbers:
     if levels == GRID:
         return grid()

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxopt.calibrate.hessian import Numbers, factored, fed_back, in_turn, ordered
-from onnxopt.passes.cluster.codebook import LEAST, Codes, fitted, halved, middles, nearest
+from onnxopt.passes.cluster.codebook import LEAST, Codes, fitted, halved, middles, nearest, whole
 
 DESCENTS = 2
 BLOCK = 64
@@ -58,10 +58,12 @@ class Coder:
     Args:
         weights: ``[groups, channels, products]``.
         moments: second moments of what the rows are multiplied with, ``[groups, products, products]``.
+        scales: of the rows, ``[groups, channels]``, where they are given; tables are whole numbers then.
     """
 
-    def __init__(self, weights: Numbers, moments: Numbers) -> None:
+    def __init__(self, weights: Numbers, moments: Numbers, scales: Numbers | None = None) -> None:
         """Order the columns and factor the moments."""
+        self._scales = scales
         self._order = in_turn(moments)
         self._moments = ordered(moments, self._order)
         self._factor, root = factored(self._moments)
@@ -76,8 +78,11 @@ class Coder:
 
     def coded(self, levels: int) -> Coded:
         """The weights with a table of so many values; with ``codebook.GRID`` of them it is the grid of 8 bits."""
-        table, scales = fitted(self._rows, self._power, self._left, levels)
-        scales = scales.reshape(self._weights.shape[:2])
+        if self._scales is None:
+            table, scales = fitted(self._rows, self._power, self._left, levels)
+            scales = scales.reshape(self._weights.shape[:2])
+        else:
+            table, scales = whole(self._rows, self._power, self._scales.reshape(-1), levels), self._scales
         codes, borders = np.zeros(self._weights.shape, np.uint8), middles(table)
 
         def choose(j: int, wanted: Numbers) -> Numbers:
@@ -88,8 +93,9 @@ class Coder:
         fed_back(self._weights, self._factor, choose)
         for _ in range(DESCENTS):
             self._descend(codes, table, scales)
-        scales = self._refitted(codes, table, scales)
-        self._descend(codes, table, scales)
+        if self._scales is None:
+            scales = self._refitted(codes, table, scales)
+            self._descend(codes, table, scales)
         return Coded(np.take_along_axis(codes, np.argsort(self._order)[:, None], 2), table, scales)
 
     def _descend(self, codes: Codes, table: Numbers, scales: Numbers) -> None:

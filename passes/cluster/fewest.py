@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxopt import progress
-from onnxopt.passes.cluster.study import Coded, Study
+from onnxopt.passes.cluster.lockstep import Coded
+from onnxopt.passes.cluster.study import Study
 from onnxopt.passes.cluster.trials import Curve, Expected, Trials
 
 AMOUNTS = (2.4, 3.2, 4.2, 5.5, 7.5)

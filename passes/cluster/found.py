@@ -10,9 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.calibrate.inputs import fits, input_moments
+from onnxopt.calibrate.moments import Moment
 from onnxopt.core import Context, Refusal
 from onnxopt.graph import array, inferred, tensor
 from onnxopt.layers import Table, Weight, tables, weights
+from onnxopt.passes.cluster.integer_units import IntegerUnit
+from onnxopt.passes.cluster.integers import Integers, Seen
 from onnxopt.passes.cluster.units import ConstantUnit, TableUnit, Unit, WeightUnit
 
 VECTORS = 16384
@@ -51,20 +54,23 @@ class Found:
     """The constants of a model that can be coded.
 
     Attributes:
-        weights: with the moments of what their layers read.
+        weights: of layers.
+        integers: those of them that are quantized, by name of their constant.
         tables: decoded after their lookups.
         others: decoded while the model is loaded.
         refusals: why others are none of them.
     """
 
     weights: tuple[Weight, ...]
+    integers: Mapping[str, Integers]
     tables: tuple[Table, ...]
     others: tuple[ir.Value, ...]
     refusals: tuple[Refusal, ...]
 
     @classmethod
-    def of(cls, model: ir.Model, wanted: Wanted) -> Found:
+    def of(cls, seen: Seen, wanted: Wanted) -> Found:
         """Look at every float32 initializer of the main graph that has two dimensions, or a layer."""
+        model = seen.model
         known, twins = weights(model)[0], inferred(model)
         looked_up = {table.value: table for table in tables(model)[0] if _decodable(table, twins)}
         by_value = {weight.value: weight for weight in known if fits(weight)}
@@ -87,7 +93,7 @@ class Found:
                 rows.append(table)
             else:
                 others.append(value)
-        return cls(tuple(layers), tuple(rows), tuple(others), tuple(refusals))
+        return cls(tuple(layers), seen.weights, tuple(rows), tuple(others), tuple(refusals))
 
     def units(self, model: ir.Model, context: Context) -> list[Unit]:
         """All of them, those of weights as calibration samples have it."""
@@ -98,7 +104,14 @@ class Found:
         """Those that depend on calibration samples."""
         assert context.calibration is not None
         moments = input_moments(model, self.weights, context, VECTORS) if self.weights else ()
-        return [WeightUnit(weight, moment, len(context.calibration)) for weight, moment in moments]
+        return [self._unit(weight, moment, context) for weight, moment in moments]
+
+    def _unit(self, weight: Weight, moment: Moment, context: Context) -> Unit:
+        assert context.calibration is not None
+        samples, integers = len(context.calibration), self.integers.get(weight.value.name or "")
+        if integers is None:
+            return WeightUnit(weight, moment, samples)
+        return IntegerUnit(weight, moment, samples, integers, pairs=context.target.int8_saturates)
 
 
 def _decodable(table: Table, twins: Mapping[ir.Value, ir.Value]) -> bool:

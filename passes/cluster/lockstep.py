@@ -7,7 +7,8 @@ are met, and do not add up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -29,43 +30,70 @@ from onnxopt.passes.repair.norms import Norm, estimate
 from onnxopt.passes.repair.shelf import Shelf
 from onnxopt.passes.repair.sites import Site, plan
 
-Forms = dict[str, Form]
 Levels = Mapping[str, int]
 
 
-def coded_in_step(
-    original: ir.Model, coded: ir.Model, units: Mapping[str, Unit], levels: Levels, forms: Forms, context: Context
-) -> tuple[ir.Model, Forms]:
-    """The coded network with its layers fitted and coded anew, and the forms of its constants.
+@dataclass(frozen=True)
+class Coded:
+    """A model whose constants are what their forms stand for.
 
-    Args:
+    Attributes:
+        model: it.
+        forms: of the constants, by unit name; those that stay as they are are left out.
+    """
+
+    model: ir.Model
+    forms: dict[str, Form]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be coded.
+
+    Attributes:
         original: not changed.
-        coded: with each constant coded by itself; not changed.
         units: by name.
         levels: of each.
-        forms: of each, as ``coded`` has them.
         context: calibration samples, where to run, seed.
+        fixed: constants that nothing but codes may change.
     """
-    assert context.calibration is not None
-    changing, found = coded.clone(), dict(forms)
-    flow, sites, _ = plan(original, changing, {})
-    alone = {unit.name: unit for unit in units.values() if isinstance(unit, WeightUnit) and unit.name in forms}
+
+    original: ir.Model
+    units: Mapping[str, Unit]
+    levels: Levels
+    context: Context
+    fixed: Collection[str] = ()
+
+
+def coded_in_step(task: Task, apart: Coded) -> Coded:
+    """The network with its layers fitted and coded anew, one after the other.
+
+    Args:
+        task: what is to be coded.
+        apart: the same with each constant coded by itself; not changed.
+    """
+    samples = task.context.calibration
+    assert samples is not None
+    changing, forms = apart.model.clone(), dict(apart.forms)
+    flow, sites, _ = plan(task.original, changing, {})
+    alone = {unit.name: unit for unit in task.units.values() if isinstance(unit, WeightUnit) and unit.name in forms}
     with Shelf() as shelf:
-        walk = Lockstep(original, changing, flow, shelf, context)
+        walk = Lockstep(task.original, changing, flow, shelf, task.context)
         for number, site in enumerate(sites, 1):
             progress.detail(f"layer {number} of {len(sites)}")
             walk.advance(site.place)
             if isinstance(site, Norm):
                 estimate(site, walk)
                 continue
-            first, held = draw(site, walk, VECTORS, context.seed)
+            first, held = draw(site, walk, VECTORS, task.context.seed)
             unit = alone.get(label(site.before.node))
             if unit is None or held is None or bias_only(site):
-                fit(site, first, held, "least-squares" if unit is None else "bias")
+                whole = unit is None and site.before.weight.name not in task.fixed
+                fit(site, first, held, "least-squares" if whole else "bias")
                 continue
-            refit = _Refit(site, unit, levels[unit.name], len(context.calibration))
-            found[unit.name] = refit.written(first, held) or found[unit.name]
-    return changing, found
+            refit = _Refit(site, unit, task.levels[unit.name], len(samples))
+            forms[unit.name] = refit.written(first, held) or forms[unit.name]
+    return Coded(changing, forms)
 
 
 class _Refit:

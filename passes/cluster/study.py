@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -16,30 +15,19 @@ from onnxopt.layers import weights
 from onnxopt.passes.cluster.allocation import Allocation, Levels
 from onnxopt.passes.cluster.forms import Form
 from onnxopt.passes.cluster.found import Found, Wanted
-from onnxopt.passes.cluster.lockstep import coded_in_step
+from onnxopt.passes.cluster.integers import Seen
+from onnxopt.passes.cluster.lockstep import Coded, Task, coded_in_step
 from onnxopt.passes.cluster.units import LEVELS, WHOLE, Unit
 
 Units = Mapping[str, Unit]
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A model whose constants are what their forms stand for.
-
-    Attributes:
-        model: it.
-        forms: of the constants, by unit name; those that stay as they are are left out.
-    """
-
-    model: ir.Model
-    forms: dict[str, Form]
 
 
 class Study:
     """A model whose constants are going to be coded: what each may take, and what that costs.
 
     Attributes:
-        model: a copy of it.
+        seen: a copy of it, integers as floats.
+        model: that copy.
         found: the constants.
         units: the same, by name, as all calibration samples have them.
         allocation: of levels to them.
@@ -48,8 +36,9 @@ class Study:
 
     def __init__(self, model: ir.Model, context: Context, wanted: Wanted) -> None:
         """Learn of the calibration samples, code all constants with a few numbers of levels, and try each alone."""
-        self.model, self.context = model.clone(), context
-        self.found = Found.of(self.model, wanted)
+        self.seen, self.context = Seen.of(model), context
+        self.model = self.seen.model
+        self.found = Found.of(self.seen, wanted)
         self.units: Units = {unit.name: unit for unit in self.found.units(self.model, context)}
         prober = Prober(self.model, len(self.units), context)
         sensitivities = {name: self._tried(unit, prober) for name, unit in self.units.items()}
@@ -81,10 +70,8 @@ class Study:
             units: fitted to other samples than all.
             context: with these samples.
         """
-        apart = self.apart(levels, units)
-        return Coded(
-            *coded_in_step(self.model, apart.model, units or self.units, levels, apart.forms, context or self.context)
-        )
+        task = Task(self.model, units or self.units, levels, context or self.context, self.seen.weights)
+        return coded_in_step(task, self.apart(levels, units))
 
 
 def study(model: ir.Model, context: Context, wanted: Wanted) -> Study:
@@ -117,4 +104,4 @@ def put(model: ir.Model, units: Units, forms: Mapping[str, Form]) -> None:
     """Let constants be what forms stand for, in place."""
     for name, form in forms.items():
         value = model.graph.initializers[units[name].value.name or ""]
-        value.const_value = ir.Tensor(np.asarray(form.values), name=value.name)
+        value.const_value = ir.Tensor(np.asarray(units[name].floats(form)), name=value.name)

@@ -13,7 +13,8 @@ from onnxopt.core import Context
 from onnxopt.forecast import Forecast
 from onnxopt.metrics import Metric, find_metric
 from onnxopt.passes.cluster.allocation import Levels
-from onnxopt.passes.cluster.study import Coded, Study, Units
+from onnxopt.passes.cluster.lockstep import Coded
+from onnxopt.passes.cluster.study import Study, Units
 from onnxopt.samples import Samples
 
 FEWEST = 8

@@ -65,6 +65,15 @@ class Unit(ABC):
         """What biases take up with the form, ``[channels]``; None where there are none."""
         return None
 
+    def floats(self, form: Form) -> np.ndarray:
+        """What is computed with, in place of the constant."""
+        return form.values
+
+    @property
+    def stored(self) -> str:
+        """The name of the initializer that is stored in another form."""
+        return self.value.name or ""
+
     def erring(self) -> Form:
         """What errs by about ``sensitivity.PROBE``."""
         rows = np.moveaxis(self.numbers, self.axis, 0)
@@ -201,7 +210,7 @@ class WeightUnit(Unit):
 
     def rows(self, form: Form) -> Rows:
         """What stands for the rows of the weight."""
-        numbers = form.values
+        numbers = self.floats(form)
         return self._layer.as_rows(numbers.T if self._layer.transposed else numbers)
 
     def loss(self, form: Form) -> float:
