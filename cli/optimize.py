@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 @click.option("--min-score", type=float, help="Score the result must reach, in place of --max-drop.")
 @click.option("--confidence", type=click.FloatRange(0.5, 0.999), help="Ask it of the drop's interval, not the point.")
 @click.option("--goal", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
+@click.option(
+    "--max-slowdown",
+    type=click.FloatRange(0, min_open=True),
+    default=1.05,
+    show_default=True,
+    help="With --goal size, how many times as long as the original's a run may take; under 1: faster.",
+)
 @target_options
 @click.option("--pass", "words", multiple=True, metavar="NAME[:OPTION=VALUE,...]",
               help="Run these, in this order; 'a + b' is judged as one, of 'a | b' the best is kept, "
@@ -92,7 +99,7 @@ def _options(
     target: Target, *, data: str | None, eval_data: str | None, preprocess: str | None, metric: str | None,
     state: tuple[str, ...], max_drop: float, min_score: float | None, confidence: float | None, goal: str,
     words: tuple[str, ...], recipe: Path | None, time_limit: float | None, seed: int, force: bool,
-    allow_contrib: bool, prune: bool,
+    allow_contrib: bool, prune: bool, max_slowdown: float,
 ) -> Any:  # fmt: skip
     from onnxopt.gate import Limits
     from onnxopt.optimize import Options
@@ -101,7 +108,7 @@ def _options(
     limits = Limits(max_drop, min_score, confidence is not None, confidence or 0.95)
     return Options(
         data, eval_data, preprocess, metric, limits, Goal(goal), target, pairs(state, "--state"),
-        _passes(words, recipe), time_limit, seed, force, allow_contrib, prune,
+        _passes(words, recipe), time_limit, seed, force, allow_contrib, max_slowdown, prune,
     )  # fmt: skip
 
 

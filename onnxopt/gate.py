@@ -84,6 +84,14 @@ class Gate:
         self._evidence = self._collect(session)
         self.score = metric.score(self._evidence)
 
+    @property
+    def allowed(self) -> float:
+        """The largest drop that passes, were there no interval."""
+        if self.limits.min_score is None:
+            return self.limits.max_drop
+        room = self.score - self.limits.min_score
+        return max(0.0, room if self.metric.higher_is_better else -room)
+
     def measure(self, model: ir.Model) -> Drop:
         """The drop of a model, and whether it passes."""
         return self._drop(self._collect(Session(model, self._target)))

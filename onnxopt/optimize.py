@@ -66,10 +66,12 @@ def optimize(
         has_data=gate is not None,
         allow_contrib=options.allow_contrib,
         prune=options.prune,
+        allowed=gate.allowed if gate else 0.0,
+        max_slowdown=options.max_slowdown,
     )
 
     context = Context(options.target, samples.calibration, options.seed, options.allow_contrib, samples.metric)
-    pipeline = Pipeline(original, context, samples.checks, gate, options.goal)
+    pipeline = Pipeline(original, context, samples.checks, gate, options.goal, options.max_slowdown)
     limit = None if options.time_limit is None else _left(started + options.time_limit, reserve)
     steps, ended = _run(pipeline, recipe, limit, on_step)
     result = _measure(original, pipeline.best, steps, samples, gate, options, ended)
@@ -111,6 +113,8 @@ def _load(source: Path, output: Path, options: Options) -> ir.Model:
     warn_if_both_installed()
     if options.time_limit is not None and not 0 < options.time_limit < math.inf:
         raise UsageError(f"a time limit of {options.time_limit} seconds is not possible; give a number above 0")
+    if not 0 < options.max_slowdown < math.inf:
+        raise UsageError(f"--max-slowdown {options.max_slowdown} is not possible; 1.05 allows 5 % more time")
     if options.prune and options.passes:
         raise UsageError("--prune is for the default recipe; in one of your own write prune-channels:macs=0.3..0.95")
     files.check_writable(output, source=source, force=options.force)
@@ -224,6 +228,7 @@ def _verify(model: ir.Model, checks: Samples, target: Target, error: type[ModelE
 def _settings(options: Options, recipe: Sequence[Stage]) -> dict[str, Any]:
     return {
         "goal": options.goal.value,
+        "max_slowdown": options.max_slowdown if options.goal is Goal.SIZE else None,
         "provider": options.target.provider,
         "threads": options.target.threads,
         "max_drop": options.limits.max_drop,

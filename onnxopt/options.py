@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxopt.gate import Limits
-from onnxopt.pipeline import Goal
+from onnxopt.pipeline import MAX_SLOWDOWN, Goal
 from onnxopt.stages import Stage
 from onnxopt.target import Target
 
@@ -29,6 +29,7 @@ class Options:
         seed: of every random choice.
         force: allow the output to replace the input.
         allow_contrib: allow operators that only ONNX Runtime has (domain com.microsoft).
+        max_slowdown: with the goal of size, how many times as long as the original's a run may take.
         prune: also search how many channels can go; not with ``passes``, which say so themselves.
     """
 
@@ -45,4 +46,5 @@ class Options:
     seed: int = 0
     force: bool = False
     allow_contrib: bool = False
+    max_slowdown: float = MAX_SLOWDOWN
     prune: bool = False

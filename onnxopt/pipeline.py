@@ -30,6 +30,8 @@ from onnxopt.target import Target
 
 HALVINGS = 4
 """Of the range in which the amount of a pass is searched: macs=0.3..0.95 is known to 0.04 then."""
+MAX_SLOWDOWN = 1.05
+"""Of smaller models: two sessions of one file differ by 3 %."""
 
 
 class Goal(enum.Enum):
@@ -113,10 +115,20 @@ class Pipeline:
         samples: inputs on which outputs are compared.
         gate: judges lossy passes; None where there are no data, and then they are refused.
         goal: what a lossy pass must improve.
+        max_slowdown: with the goal of size, how many times as long as the original's a model's run may take.
     """
 
-    def __init__(self, model: ir.Model, context: Context, samples: Samples, gate: Gate | None, goal: Goal) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        context: Context,
+        samples: Samples,
+        gate: Gate | None,
+        goal: Goal,
+        max_slowdown: float = MAX_SLOWDOWN,
+    ) -> None:
         """Run the model once: its outputs are what exact passes must keep."""
+        self._original, self._max_slowdown = model, max_slowdown
         self.best = model
         self.steps: list[Step] = []
         self.context, self.gate, self.goal, self.samples = context, gate, goal, samples
@@ -217,8 +229,8 @@ class Pipeline:
             outcome, why = self._judge(candidate, model, facts, rival)
         else:
             outcome, why = self._compare(candidate, model, facts)
-            if outcome is Outcome.KEPT and rival is not None:
-                pays, why = self._pays(model, facts)
+            if outcome is Outcome.KEPT and (rival is not None or candidate.for_speed):
+                pays, why = self._is_faster(model, facts) if candidate.for_speed else self._pays(model, facts)
                 outcome = Outcome.KEPT if pays else Outcome.REFUSED
         if outcome is Outcome.KEPT:
             facts["size"] = self._size = size_of(model)
@@ -267,6 +279,9 @@ class Pipeline:
         elif rival.in_accuracy and rival.step.drop is not None:
             pays = drop.drop <= rival.step.drop.drop
             why = f"{drop.metric} drops by {drop.drop:.4f} instead of {rival.step.drop.drop:.4f}"
+        if pays and self.goal is Goal.SIZE:
+            pays, speed = self._is_fast_enough(model, facts)
+            why = f"{why}; {speed}"
         if pays:
             self._outputs = self._checker.outputs(model)
         return Outcome.KEPT if pays else Outcome.REFUSED, f"{why}; {elsewhere}" if elsewhere else why
@@ -276,10 +291,21 @@ class Pipeline:
         if self.goal is Goal.SIZE:
             size = size_of(model)
             return size < self._size or (at_least_even and size == self._size), f"{self._size} to {size} bytes"
+        return self._is_faster(model, facts, at_least_even=at_least_even)
+
+    def _is_faster(self, model: ir.Model, facts: dict[str, Any], *, at_least_even: bool = False) -> tuple[bool, str]:
+        """Whether the clock says that the model is faster than the best so far, or at least no slower."""
         speed = facts["speed"] = compare_speed(self.best, model, self.samples, self.context.target)
         expected = f", expected {facts['predicted']:.2f}x" if facts["predicted"] else ""
         wanted = (benchmark.Verdict.FASTER, *([benchmark.Verdict.NOT_SIGNIFICANT] if at_least_even else []))
         return speed.verdict in wanted, f"{speed.summary()}{expected}"
+
+    def _is_fast_enough(self, model: ir.Model, facts: dict[str, Any]) -> tuple[bool, str]:
+        """Whether the model takes no more than the allowed time, of that of the original."""
+        speed = facts["speed"] = compare_speed(self._original, model, self.samples, self.context.target)
+        fits = speed.ratio >= 1 / self._max_slowdown
+        allowed = f"the original, {1 / self._max_slowdown:.2f}x is allowed"
+        return fits, f"{speed.summary()}, against {allowed}"
 
 
 def compare_speed(a: ir.Model, b: ir.Model, samples: Samples, target: Target, **limits: Any) -> benchmark.Comparison:

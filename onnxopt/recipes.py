@@ -31,7 +31,7 @@ from onnxopt import passes
 from onnxopt.core import Pass
 from onnxopt.errors import UsageError
 from onnxopt.passes.quantize.quantize_int8 import MINIMUM_OPSET
-from onnxopt.pipeline import Goal
+from onnxopt.pipeline import MAX_SLOWDOWN, Goal
 from onnxopt.stages import Stage
 from onnxopt.target import Target
 
@@ -67,6 +67,13 @@ CONTRIB_FORMS = ("fold-constants:growth-bytes=100000000 + quantize-lstm",)
 """The same with operators that only ONNX Runtime has. A recurrent layer's weights come out of the exporter in parts."""
 SMALLEST = ("quantize-int8:placement=everywhere", "quantize-dynamic")
 """The same where bytes count, not time."""
+CODED = "cluster-weights:drop={:.4g}"
+SHARES = (0.5, 0.25, 0.1)
+"""Of the drop that the gate allows, what codes may be expected to take: the gate's samples are others. The first that
+is kept ends it, for there is nothing left to code then."""
+REST = ("store-half", "store-sparse")
+"""What else makes a file smaller: biases, and what is mostly zeros."""
+ANONYMOUS = ("strip-names",)
 QUIETER = (
     "quantize-int8",
     "equalize-channels + quantize-int8",
@@ -89,21 +96,48 @@ def default(
     has_data: bool,
     allow_contrib: bool = False,
     prune: bool = False,
+    allowed: float = 0.01,
+    max_slowdown: float = MAX_SLOWDOWN,
 ) -> tuple[Stage, ...]:
     """The recipe for a model, a goal and a target.
 
     Without data only exact passes are in it, since no accuracy could be measured. On CUDA there is no
     int8: ONNX Runtime has no fused integer kernels there, and the Q/DQ nodes would make it slower.
+
+    Args:
+        model: as it is now.
+        goal: what a lossy pass must improve.
+        target: where it will run.
+        has_data: whether accuracy can be measured.
+        allow_contrib: whether operators may be used that only ONNX Runtime has.
+        prune: whether channels may go.
+        allowed: the largest drop that the gate lets through.
+        max_slowdown: with the goal of size, how many times as long as the original's a run may take.
     """
-    words = [*EXACT]
-    if has_data and target.provider == "cpu":
-        if model.opset_imports.get("", 0) < MINIMUM_OPSET:
-            words.append("upgrade-opset")
-        forms = (*FORMS, *(CONTRIB_FORMS if allow_contrib else ())) if goal is Goal.LATENCY else SMALLEST
-        words += [" | ".join(forms), *QUIETER]
+    words, on_cpu = [*EXACT], target.provider == "cpu"
+    if has_data and on_cpu and model.opset_imports.get("", 0) < MINIMUM_OPSET:
+        words.append("upgrade-opset")
+    if has_data and goal is Goal.SIZE:
+        words += _smallest(on_cpu, allowed, max_slowdown)
+    elif has_data and on_cpu:
+        words += [" | ".join((*FORMS, *(CONTRIB_FORMS if allow_contrib else ()))), *QUIETER]
     if has_data and prune:
         words.append(PRUNING[goal])
-    return tuple(passes.parse_stage(word) for word in [*words, *CLOSE])
+    if goal is Goal.SIZE:
+        words += [*REST, *CLOSE, *ANONYMOUS]
+    else:
+        words += CLOSE
+    return tuple(passes.parse_stage(word) for word in words)
+
+
+def _smallest(on_cpu: bool, allowed: float, max_slowdown: float) -> list[str]:
+    """Codes for floats, which are decoded while the model is loaded; or, where it must be faster, for int8.
+
+    Int8 comes after codes for floats, too, where the gate or the clock refuses these.
+    """
+    coded = [CODED.format(share * allowed) for share in SHARES]
+    int8 = [" | ".join(SMALLEST), *QUIETER] if on_cpu else []
+    return [*coded, *int8, coded[-1]] if max_slowdown >= 1 else [*int8, *coded]
 
 
 def load(path: Path) -> tuple[Stage, ...]:

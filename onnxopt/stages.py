@@ -31,6 +31,11 @@ class Together:
         said = [rewrite.pays_elsewhere for rewrite in self.passes if rewrite.exactness is Exactness.LOSSY]
         return "; ".join(dict.fromkeys(said)) if all(said) else ""
 
+    @property
+    def for_speed(self) -> bool:
+        """Whether one of its passes is only worth keeping where it is faster."""
+        return any(rewrite.for_speed for rewrite in self.passes)
+
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal | Prediction]:
         """Run one after the other, in place; where one of them finds nothing, there is nothing to do together."""
         found: list[Change | Refusal | Prediction] = []

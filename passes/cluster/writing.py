@@ -53,7 +53,6 @@ class Writer:
         kept = [value for value in model.graph.initializers.values() if _is_shared(value)]
         self._shared = {_key(numbers): value for value in kept if (numbers := array(value)) is not None}
         self._tables: dict[Form, _Rows] = {}
-        self._ranks = _ranks(model)
         taken = {name for graph in model.graphs() for name in ir.convenience.create_value_mapping(graph)}
         self._names = (name for number in itertools.count() if (name := f"w{number:x}") not in taken)
 
@@ -75,8 +74,11 @@ class Writer:
 
     def look_up(self, table: ir.Value, form: Form) -> None:
         """Let the lookups in a table decode what they find; what each gives keeps its name."""
+        ranks = _ranks(self._model)
         for node in [use.node for use in table.uses()]:
-            self._found(node, self._stored_rows(form))
+            ids = node.inputs[1]
+            assert ids is not None
+            self._found(node, self._stored_rows(form), ranks[ids])
         drop_constant(table)
 
     def _stored_rows(self, form: Form) -> _Rows:
@@ -104,14 +106,14 @@ class Writer:
         digits = np.arange(packing.levels**packing.digits)[:, None] // powers % packing.levels
         return self._new(words), self._new(form.table[np.minimum(digits, len(form.table) - 1)])
 
-    def _found(self, node: ir.Node, table: _Rows) -> None:
+    def _found(self, node: ir.Node, table: _Rows, rank: int) -> None:
         """Decode the rows that one lookup finds."""
         old, ids = node.outputs[0], node.inputs[1]
         assert ids is not None
         found = self._add(node, "Gather", [table.words, ids])
         if table.digits is not None:
             values = self._add(node, "Gather", [table.digits, self._cast(node, found, INT32)])
-            shape = np.array([0] * self._ranks[ids] + [table.columns], np.int64)
+            shape = np.array([0] * rank + [table.columns], np.int64)
             found = self._add(node, "Reshape", [values, self._share(shape)])
         else:
             found = self._cast(node, found, FLOAT)
