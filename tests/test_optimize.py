@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxopt import files, passes, recipes
+from onnxopt import files, passes, pipeline, recipes
 from onnxopt import optimize as road
 from onnxopt.errors import UsageError
 from onnxopt.gate import Limits
@@ -37,7 +37,11 @@ def test_with_data_int8_is_judged_on_samples_that_were_not_calibrated_on(
     data = save_npz(x=images)
     out = tmp_path / "out.onnx"
     options = Options(
-        data=str(data), goal=Goal.SIZE, limits=Limits(max_drop=0.2), passes=named("quantize-int8:placement=everywhere")
+        data=str(data),
+        goal=Goal.SIZE,
+        limits=Limits(max_drop=0.2),
+        max_slowdown=100.0,
+        passes=named("quantize-int8:placement=everywhere"),
     )
     report = optimize(conv_net_file, out, options)
     assert report.drop is not None
@@ -62,11 +66,16 @@ def test_evaluation_data_are_used_for_nothing_else(conv_net_file: Path, tmp_path
     assert (report.drop.metric, report.drop.samples, report.drop.drop) == ("top1", 60, 0.0)
 
 
-def test_the_same_command_gives_the_same_bytes(conv_net_file: Path, tmp_path: Path, save_npz, images) -> None:
+def test_the_same_command_gives_the_same_bytes(
+    conv_net_file: Path, tmp_path: Path, save_npz, images, monkeypatch, timed
+) -> None:
+    for module in (road, pipeline):
+        monkeypatch.setattr(module, "compare_speed", lambda *_, **__: timed(1.0, 1.0))
     options = Options(
         data=str(save_npz(x=images)),
         goal=Goal.SIZE,
         limits=Limits(max_drop=1.0),
+        max_slowdown=100.0,
         passes=named("fold-batch-norm", "quantize-int8:placement=everywhere", "share-initializers", "strip-metadata"),
     )
     outputs = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
@@ -109,12 +118,15 @@ def test_states_are_fed_back(tmp_path: Path, save_npz) -> None:
 
 
 def test_channels_are_removed_before_quantization_and_as_many_as_the_gate_allows(
-    conv_net_file: Path, tmp_path: Path, monkeypatch, save_npz, images
+    conv_net_file: Path, tmp_path: Path, monkeypatch, save_npz, images, timed
 ) -> None:
     monkeypatch.setattr(recipes, "EXACT", ("fold-batch-norm",))
-    monkeypatch.setattr(recipes, "SMALLEST", ("quantize-int8:placement=everywhere",))
-    monkeypatch.setattr(recipes, "QUIETER", ())
-    options = Options(data=str(save_npz(x=images)), goal=Goal.SIZE, limits=Limits(max_drop=1.0), prune=True)
+    for module in (road, pipeline):
+        monkeypatch.setattr(module, "compare_speed", lambda *_, **__: timed(1.0, 1.0))
+    monkeypatch.setattr(recipes, "_smallest", lambda *_: ["quantize-int8:placement=everywhere"])
+    monkeypatch.setattr(recipes, "REST", ())
+    limits = Limits(max_drop=1.0)
+    options = Options(data=str(save_npz(x=images)), goal=Goal.SIZE, limits=limits, max_slowdown=100.0, prune=True)
     report = optimize(conv_net_file, tmp_path / "out.onnx", options)
     lossy = [step.words for step in report.steps if step.kept and step.drop]
     assert len(lossy) == 1

@@ -42,9 +42,32 @@ def test_cuda_gets_no_int8() -> None:
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
 def test_channels_are_searched_for_last_and_only_if_asked(goal: Goal, amount: str, provider: str) -> None:
     found = words(goal=goal, provider=provider, prune=True)
-    assert found[-3] == f"prune-channels:{amount}=0.3..0.95"
-    assert [*found[:-3], *found[-2:]] == words(goal=goal, provider=provider)
+    last = 3 if goal is Goal.LATENCY else 6
+    assert found[-last] == f"prune-channels:{amount}=0.3..0.95"
+    assert [*found[:-last], *found[-last + 1 :]] == words(goal=goal, provider=provider)
     assert words(goal=goal, has_data=False, prune=True) == words(goal=goal, has_data=False)
+
+
+def test_for_size_codes_come_first_and_take_a_part_of_the_drop_that_is_allowed() -> None:
+    model = parse(TEXT)
+    found = [str(one) for one in recipes.default(model, Goal.SIZE, Target(), has_data=True, allowed=0.02)]
+    coded = [word for word in found if word.startswith("cluster")]
+    assert coded == ["cluster-weights:drop=0.01", *(f"cluster-weights{w}" for w in ("", ":drop=0.002", ":drop=0.002"))]
+    assert found.index(coded[0]) < found.index("quantize-int8:placement=everywhere | quantize-dynamic")
+    assert found[-5:] == ["store-half", "store-sparse", "share-initializers", "strip-metadata", "strip-names"]
+
+
+def test_for_size_int8_comes_first_where_it_must_be_faster() -> None:
+    found = recipes.default(parse(TEXT), Goal.SIZE, Target(), has_data=True, max_slowdown=0.7)
+    names = [str(one).partition(":")[0].partition(" ")[0] for one in found]
+    assert names.index("quantize-int8") < names.index("cluster-weights")
+    assert names.count("cluster-weights") == 3
+
+
+def test_for_size_on_cuda_there_are_codes_and_no_int8() -> None:
+    found = words(goal=Goal.SIZE, provider="cuda")
+    assert any(word.startswith("cluster-weights") for word in found)
+    assert not any(word.startswith("quantize") for word in found)
 
 
 def test_an_old_opset_is_raised_for_int8_only() -> None:
