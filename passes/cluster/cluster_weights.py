@@ -13,14 +13,15 @@ from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import DataError, UsageError
 from onnxopt.graph import adopt, opset
 from onnxopt.passes.cluster.allocation import Levels
-from onnxopt.passes.cluster.fewest import fewest
+from onnxopt.passes.cluster.codebook import GRID
+from onnxopt.passes.cluster.fewest import Fewest, fewest
 from onnxopt.passes.cluster.forms import Form, Whole
 from onnxopt.passes.cluster.found import Wanted
 from onnxopt.passes.cluster.lockstep import Coded
 from onnxopt.passes.cluster.stored import Clustered
 from onnxopt.passes.cluster.study import Study, study
 from onnxopt.passes.cluster.trials import Trials
-from onnxopt.passes.cluster.units import LEVELS, TableUnit, Unit
+from onnxopt.passes.cluster.units import LEVELS, WHOLE, TableUnit, Unit
 from onnxopt.passes.store.settling import settle
 
 MINIMUM_OPSET = 11
@@ -89,34 +90,45 @@ class ClusterWeights(Pass):
         if not found.units:
             return [*refusals, Refusal("", "there is no constant to code")]
         try:
-            coded, words = self._coded(found, context)
+            chosen = self._chosen(found, context)
         except DataError as error:
             return [Refusal("", f"what it would lose cannot be foreseen: {error}"), *refusals]
-        changed = model.clone() if found.seen.weights else coded.model
-        if found.seen.weights:
-            found.seen.back(changed, coded.model)
-        for name, form in coded.forms.items():
-            value = changed.graph.initializers[found.units[name].stored]
-            value.const_value = ir.Tensor(np.asarray(form.values), name=value.name)
-        stored = [_stored(found.units[name], form) for name, form in coded.forms.items() if not isinstance(form, Whole)]
-        said = settle(changed, stored, context.target)
+        said, changed = _settled(model, found, chosen.coded, context)
+        forms = {name for name, form in chosen.coded.forms.items() if not isinstance(form, Whole)}
+        left = {name for name in forms if found.units[name].stored in changed.graph.initializers}
+        if left:  # what could not be stored so is as it was, and the others are fitted to that
+            levels = {**chosen.levels, **dict.fromkeys(left, WHOLE)}
+            refusals = (*refusals, *(item for item in said if isinstance(item, Refusal)))
+            said, changed = _settled(model, found, found.coded(levels, in_step=chosen.in_step), context)
         if not any(isinstance(item, Change) for item in said):
             return [*said, *refusals]
         adopt(model, changed)
-        return [Change("model", words), *said, *refusals]
+        return [Change("model", chosen.words), *said, *refusals]
 
-    def _coded(self, found: Study, context: Context) -> tuple[Coded, str]:
+    def _chosen(self, found: Study, context: Context) -> Fewest:
         """The model with coded constants, and what to say of it."""
         if not self.bits:
-            best = fewest(found, _trials(found, context), self.drop)
-            return best.coded, best.words
+            return fewest(found, _trials(found, context), self.drop)
         if self.widths == UNIFORM:
-            count = next(one for one in LEVELS if one >= int(2**self.bits))
-            levels: Levels = dict.fromkeys(found.units, count)
+            count = next(one for one in LEVELS if one >= min(int(2**self.bits), GRID))
+            pays = {name: unit.size(count) < unit.size(WHOLE) for name, unit in found.units.items()}
+            levels: Levels = {name: count if pays[name] else WHOLE for name in found.units}
         else:
             levels = found.allocation.within(self.bits)
-        coded = found.in_step(levels) if self.in_step else found.apart(levels)
-        return coded, f"{found.allocation.bits(levels):.2f} bits for a number on average"
+        words = f"{found.allocation.bits(levels):.2f} bits for a number on average"
+        return Fewest(found.coded(levels, in_step=self.in_step), levels, self.in_step, words)
+
+
+def _settled(model: ir.Model, found: Study, coded: Coded, context: Context) -> tuple[list[Change | Refusal], ir.Model]:
+    """What could be stored in another form, and the model with it."""
+    changed = model.clone() if found.seen.weights else coded.model.clone()
+    if found.seen.weights:
+        found.seen.back(changed, coded.model)
+    for name, form in coded.forms.items():
+        value = changed.graph.initializers[found.units[name].stored]
+        value.const_value = ir.Tensor(np.asarray(form.values), name=value.name)
+    stored = [_stored(found.units[name], form) for name, form in coded.forms.items() if not isinstance(form, Whole)]
+    return settle(changed, stored, context.target), changed
 
 
 def _trials(found: Study, context: Context) -> Trials:

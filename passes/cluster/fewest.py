@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxopt import progress
+from onnxopt.passes.cluster.allocation import Levels
 from onnxopt.passes.cluster.lockstep import Coded
 from onnxopt.passes.cluster.study import Study
 from onnxopt.passes.cluster.trials import Curve, Expected, Trials
@@ -23,10 +24,14 @@ class Fewest:
 
     Attributes:
         coded: it.
+        levels: of its constants.
+        in_step: whether they were coded in step.
         words: how many bits it takes, and what is expected of it.
     """
 
     coded: Coded
+    levels: Levels
+    in_step: bool
     words: str
 
 
@@ -49,16 +54,17 @@ def fewest(study: Study, trials: Trials, drop: float) -> Fewest:
     limit = curve.divergence(drop)
     bits, divergence = (amount := _amount(tried, limit)), _divergence(tried, amount)
     coded, expected = trials.in_step(study.allocation.within(bits))
-    if expected.divergence >= divergence:
-        coded = study.apart(study.allocation.within(bits))
-    else:
+    in_step = expected.divergence < divergence
+    if in_step:
         less, divergence = _amount(tried, limit * divergence / expected.divergence), expected.divergence
         if less < bits:
             smaller, expected = trials.in_step(study.allocation.within(less))
             if expected.divergence <= limit:
                 coded, bits, divergence = smaller, less, expected.divergence
-    taken = study.allocation.bits(study.allocation.within(bits))
-    return Fewest(coded, f"{taken:.2f} bits for a number on average, expected drop {curve.drop(divergence):.4f}")
+    levels = study.allocation.within(bits)
+    words = f"{study.allocation.bits(levels):.2f} bits for a number on average"
+    words = f"{words}, expected drop {curve.drop(divergence):.4f}"
+    return Fewest(coded if in_step else study.apart(levels), levels, in_step, words)
 
 
 def _amount(tried: dict[float, Expected], limit: float) -> float:

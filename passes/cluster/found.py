@@ -127,7 +127,17 @@ def _plain(value: ir.Value) -> bool:
     contents = tensor(value)
     if contents is None or value.is_graph_output() or contents.dtype is not ir.DataType.FLOAT:
         return False
+    if all(_decodes(use.node, value) for use in value.uses()):
+        return False
     return sum(size > 1 for size in contents.shape.numpy()) > 1
+
+
+def _decodes(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a value is what bytes of a table stand for (see ``writing``)."""
+    cast = node.inputs[1].producer() if node.op_type == "Gather" and node.inputs[1] is not None else None
+    lookup = cast.inputs[0].producer() if cast is not None and cast.op_type == "Cast" and cast.inputs[0] else None
+    words = tensor(lookup.inputs[0]) if lookup is not None and lookup.op_type == "Gather" else None
+    return node.inputs[0] is value and words is not None and words.dtype is ir.DataType.UINT8
 
 
 def _odd(value: ir.Value) -> str | None:

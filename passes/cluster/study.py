@@ -62,6 +62,10 @@ class Study:
         forms = {name: units[name].form(count) for name, count in levels.items() if count != WHOLE}
         return Coded(substituted(self.model, units, forms), forms)
 
+    def coded(self, levels: Levels, *, in_step: bool) -> Coded:
+        """One way or the other."""
+        return self.in_step(levels) if in_step else self.apart(levels)
+
     def in_step(self, levels: Levels, units: Units | None = None, context: Context | None = None) -> Coded:
         """Layers fitted and coded one after the other, in the network as coded so far.
 

@@ -127,7 +127,7 @@ class Curve:
         if not points:
             return
         logarithms = np.log(points)
-        if len(points) > 1:
+        if len({divergence for divergence, _ in points}) > 1:
             from scipy.stats import linregress
 
             self._slope = float(np.clip(linregress(*logarithms.T).slope, *SLOPES))
