@@ -12,10 +12,10 @@ from onnxopt.passes.cluster.lockstep import Coded
 from onnxopt.passes.cluster.study import Study
 from onnxopt.passes.cluster.trials import Curve, Expected, Trials
 
-AMOUNTS = (2.4, 3.2, 4.2, 5.5, 7.5)
-"""Bits of a number, on average, that are tried."""
-WIDEST = 9.0
-"""Bits: integers of 8, and their scales."""
+AMOUNTS = (2.4, 3.2, 4.2, 5.5, 7.5, 12.0)
+"""Bits of a number, on average, that are tried: of small networks, much of that are nodes and scales."""
+WIDEST = 32.0
+"""Bits, with which nothing is lost."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,17 @@ def fewest(study: Study, trials: Trials, drop: float) -> Fewest:
 
 
 def _amount(tried: dict[float, Expected], limit: float) -> float:
-    """The fewest bits whose divergence is within a limit, between those that were tried."""
-    amounts = np.array([*tried, WIDEST])
-    logarithms = np.log([max(one.divergence, 1e-30) for one in tried.values()])
-    rate = (logarithms[-1] - logarithms[0]) / (amounts[-2] - amounts[0])
-    extended = np.append(logarithms, logarithms[-1] + rate * (amounts[-1] - amounts[-2]))
-    falling = np.minimum.accumulate(extended)
+    """The fewest bits whose divergence is within a limit, between those that were tried; all if none of them is."""
+    falling = np.minimum.accumulate(_logarithms(tried))
     if np.log(limit) < falling[-1]:
         return WIDEST
-    return float(np.interp(-np.log(limit), -falling, amounts))
+    return float(np.interp(-np.log(limit), -falling, list(tried)))
 
 
 def _divergence(tried: dict[float, Expected], amount: float) -> float:
     """Of an amount between those that were tried."""
-    logarithms = np.log([max(one.divergence, 1e-30) for one in tried.values()])
-    return float(np.exp(np.interp(amount, list(tried), logarithms)))
+    return float(np.exp(np.interp(amount, list(tried), _logarithms(tried)))) if amount < WIDEST else 0.0
+
+
+def _logarithms(tried: dict[float, Expected]) -> np.ndarray:
+    return np.log([max(one.divergence, 1e-30) for one in tried.values()])
