@@ -1,6 +1,6 @@
-"""Quantize a model with one of ONNX Runtime's own tools: what ``benchmarks/int8.py`` compares with.
+"""Quantize a model with one of ONNX Runtime's own tools: what ``benchmarks/int8.py`` and ``size.py`` compare with.
 
-    python benchmarks/peers.py default|good|dynamic MODEL.onnx CALIB.npz OUT.onnx
+    python benchmarks/peers.py default|good|dynamic|float16 MODEL.onnx CALIB.npz OUT.onnx
 
 Prints as JSON what was set or done beyond what the tool's name says. What the tools print goes to standard error.
 """
@@ -92,10 +92,19 @@ def dynamic(model: Path, data: str, out: Path) -> list[str]:
     return []
 
 
+def half(model: Path, data: str, out: Path) -> list[str]:
+    """ONNX Runtime's float16 converter, inputs and outputs as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: TID251
+
+    onnx.save(convert_float_to_float16(onnx.load(model), keep_io_types=True), out)
+    return []
+
+
 TOOLS: Mapping[str, Callable[[Path, str, Path], list[str]]] = {
     "default": static_default,
     "good": static_good,
     "dynamic": dynamic,
+    "float16": half,
 }
 
 

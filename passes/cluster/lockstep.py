@@ -22,7 +22,7 @@ from onnxopt.graph import label
 from onnxopt.layers import Layer, layer
 from onnxopt.passes.cluster.forms import Form
 from onnxopt.passes.cluster.units import Unit, WeightUnit
-from onnxopt.passes.repair.drawn import VECTORS, Drawn, bias_of, draw
+from onnxopt.passes.repair.drawn import Drawn, bias_of, draw
 from onnxopt.passes.repair.fit import best, bias_only, biased, changed, fit
 from onnxopt.passes.repair.least_squares import Array
 from onnxopt.passes.repair.lockstep import Lockstep
@@ -31,6 +31,9 @@ from onnxopt.passes.repair.shelf import Shelf
 from onnxopt.passes.repair.sites import Site, plan
 
 Levels = Mapping[str, int]
+
+VECTORS = 16_000
+"""Drawn for each layer, over all samples."""
 
 
 @dataclass(frozen=True)
