@@ -200,9 +200,9 @@ def kept(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-FILES = """Shares are of the original's file; zstd: of the original's bytes, too. Speed: the original's time over that of
-the file, interval of 95 % over 3 loads. `!`: loses more than a point (0.01 Spearman), or is under half as fast and not
-scored.
+FILES = """Shares are of the original's file; zstd: of the original's bytes, too. Speed: the original's
+time over that of the file, interval of 95 % over 3 loads. `!`: loses more than a point (0.01 Spearman), or is under
+half as fast and not scored.
 
 | model | tool | file | zstd | drop [95 %] | speed | s | wanted | reached |
 |---|---|---|---|---|---|---|---|---|"""
@@ -309,10 +309,10 @@ def uniform_row(wanted: Wanted, given: Given, settings: Settings) -> Row:
     return {"divergence": found, "missed": missed}
 
 
-UNIFORM = """Divergence of the outputs (KL of class scores; of MiniLM the squared error over the variance), on
-calibration samples, all weights of layers with 16 values: rounded to nearest (a scale for each channel, searched), plain
-k-means (a table for each tensor), ours each layer by itself, ours in step. Wanted of ours: a third of the first, half of
-the second.
+UNIFORM = """Divergence of the outputs (KL of class scores; of MiniLM the squared error over the variance),
+on calibration samples, all weights of layers with 16 values: rounded to nearest (a scale for each channel, searched),
+plain k-means (a table for each tensor), ours each layer by itself, ours in step. Wanted of ours: a third of the first,
+half of the second.
 
 | model | nearest | k-means | ours, apart | ours | of nearest | of k-means | reached |
 |---|---|---|---|---|---|---|---|"""
