@@ -21,8 +21,8 @@ from onnxopt.passes.prune.groups import Group, Groups, find, unshare
 from onnxopt.passes.prune.importance import OF_WEIGHTS
 from onnxopt.passes.prune.ranking import IMPORTANCES, ranked
 from onnxopt.passes.prune.reading import Classes
-from onnxopt.passes.prune.repair import KeptChannels, repair
 from onnxopt.passes.prune.widths import Prunable, budgeted, stops
+from onnxopt.passes.repair import KeptChannels, repair
 
 REPAIRS = ("least-squares", "bias", "none")
 AMOUNTS = ("macs", "latency", "bytes", "ratio", "ratios", "threshold")

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from onnxopt.passes.prune.repair.drawn import Drawn
-from onnxopt.passes.prune.repair.least_squares import Moments, fitted
-from onnxopt.passes.prune.repair.rectified import Bounds, _descended, bounds_after, rectified
+from onnxopt.passes.repair.drawn import Drawn
+from onnxopt.passes.repair.least_squares import Moments, fitted
+from onnxopt.passes.repair.rectified import Bounds, _descended, bounds_after, rectified
 from onnxopt.testing import parse
 
 RELU = Bounds(0.0, math.inf)

@@ -14,11 +14,11 @@ from onnxopt.data import open_dataset
 from onnxopt.graph import array, inferred, label, nodes
 from onnxopt.layers import layers
 from onnxopt.passes.prune.groups import find
-from onnxopt.passes.prune.repair import KeptChannels, fit, repair
-from onnxopt.passes.prune.repair.flow import follow
-from onnxopt.passes.prune.repair.least_squares import Moments, Sums, chosen, fitted, nothing
-from onnxopt.passes.prune.repair.lockstep import Lockstep
-from onnxopt.passes.prune.repair.shelf import Shelf
+from onnxopt.passes.repair import KeptChannels, fit, repair
+from onnxopt.passes.repair.flow import follow
+from onnxopt.passes.repair.least_squares import Moments, Sums, chosen, fitted, nothing
+from onnxopt.passes.repair.lockstep import Lockstep
+from onnxopt.passes.repair.shelf import Shelf
 from onnxopt.runtime import Session, input_specs
 from onnxopt.samples import with_state
 from onnxopt.target import Target

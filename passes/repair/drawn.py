@@ -8,10 +8,10 @@ import numpy as np
 
 from onnxopt.graph import array
 from onnxopt.layers import Layer
-from onnxopt.passes.prune.repair.least_squares import Array, Sums
-from onnxopt.passes.prune.repair.lockstep import Lockstep
-from onnxopt.passes.prune.repair.sites import Site
-from onnxopt.passes.prune.repair.sources import Source, row_of
+from onnxopt.passes.repair.least_squares import Array, Sums
+from onnxopt.passes.repair.lockstep import Lockstep
+from onnxopt.passes.repair.sites import Site
+from onnxopt.passes.repair.sources import Source, row_of
 
 PER_PRODUCT = 256
 """Vectors drawn for each product, at most: more tell a convolution of few products, a depthwise one, nothing."""

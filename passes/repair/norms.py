@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from onnxopt.core import Change, Refusal
 from onnxopt.graph import arrays, label, rewrite
-from onnxopt.passes.prune.repair.lockstep import Lockstep
+from onnxopt.passes.repair.lockstep import Lockstep
 
 Numbers = npt.NDArray[np.float64]
 MEAN, VARIANCE = 3, 4

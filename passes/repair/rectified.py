@@ -21,10 +21,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.graph import STANDARD_DOMAINS, given, scalar
-from onnxopt.passes.prune.repair.least_squares import Array, Fit, Moments, Sums, fitted
+from onnxopt.passes.repair.least_squares import Array, Fit, Moments, Sums, fitted
 
 if TYPE_CHECKING:
-    from onnxopt.passes.prune.repair.drawn import Drawn
+    from onnxopt.passes.repair.drawn import Drawn
 
 STEPS = 4
 """More change little."""

@@ -19,11 +19,11 @@ import onnx_ir as ir
 
 from onnxopt import progress
 from onnxopt.core import Change, Context, Refusal
-from onnxopt.passes.prune.repair.fit import VECTORS, fit
-from onnxopt.passes.prune.repair.lockstep import Lockstep
-from onnxopt.passes.prune.repair.norms import Norm, estimate
-from onnxopt.passes.prune.repair.shelf import BUDGET, Shelf
-from onnxopt.passes.prune.repair.sites import KeptChannels, plan
+from onnxopt.passes.repair.fit import VECTORS, fit
+from onnxopt.passes.repair.lockstep import Lockstep
+from onnxopt.passes.repair.norms import Norm, estimate
+from onnxopt.passes.repair.shelf import BUDGET, Shelf
+from onnxopt.passes.repair.sites import KeptChannels, plan
 
 METHODS = ("least-squares", "bias")
 

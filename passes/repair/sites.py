@@ -12,10 +12,10 @@ import onnx_ir as ir
 from onnxopt.core import Refusal
 from onnxopt.graph import STANDARD_DOMAINS, array, inferred, label, tensor
 from onnxopt.layers import Layer, layers
-from onnxopt.passes.prune.repair.flow import Flow, follow
-from onnxopt.passes.prune.repair.norms import Norm, is_norm
-from onnxopt.passes.prune.repair.rectified import Bounds, bounds_after
-from onnxopt.passes.prune.repair.sources import Source, unpooled
+from onnxopt.passes.repair.flow import Flow, follow
+from onnxopt.passes.repair.norms import Norm, is_norm
+from onnxopt.passes.repair.rectified import Bounds, bounds_after
+from onnxopt.passes.repair.sources import Source, unpooled
 
 Channels = npt.NDArray[np.int64]
 

@@ -7,11 +7,11 @@ import numpy as np
 from onnxopt.core import Change, Refusal
 from onnxopt.graph import label
 from onnxopt.layers import Layer
-from onnxopt.passes.prune.repair.drawn import bias_of, draw
-from onnxopt.passes.prune.repair.least_squares import Fit, Moments, Sums, chosen, corrected, fitted, nothing
-from onnxopt.passes.prune.repair.lockstep import Lockstep
-from onnxopt.passes.prune.repair.rectified import rectified
-from onnxopt.passes.prune.repair.sites import Site
+from onnxopt.passes.repair.drawn import bias_of, draw
+from onnxopt.passes.repair.least_squares import Fit, Moments, Sums, chosen, corrected, fitted, nothing
+from onnxopt.passes.repair.lockstep import Lockstep
+from onnxopt.passes.repair.rectified import rectified
+from onnxopt.passes.repair.sites import Site
 
 VECTORS = 30_000
 """Drawn for each layer, over all samples."""

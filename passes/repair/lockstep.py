@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core import Context
-from onnxopt.passes.prune.repair.flow import Flow
-from onnxopt.passes.prune.repair.shelf import Shelf
+from onnxopt.passes.repair.flow import Flow
+from onnxopt.passes.repair.shelf import Shelf
 from onnxopt.runtime import Outputs, Session
 from onnxopt.samples import Samples
 from onnxopt.target import Target
