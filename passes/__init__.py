@@ -6,6 +6,8 @@ import re
 
 from onnxopt.core import Pass, suggestion
 from onnxopt.errors import UsageError
+from onnxopt.passes.factorize.factorize import Factorize
+from onnxopt.passes.factorize.merge_linear import MergeLinear
 from onnxopt.passes.fuse.flatten_matmul import FlattenMatMul
 from onnxopt.passes.fuse.fold_affine import FoldAffine
 from onnxopt.passes.fuse.fold_batch_norm import FoldBatchNorm
@@ -63,6 +65,9 @@ PASSES: tuple[type[Pass], ...] = (
     RemoveDeadChannels,
     PruneChannels,
     PruneWeights,
+    # factorize
+    MergeLinear,
+    Factorize,
     # quantize
     EqualizeChannels,
     SmoothActivations,
