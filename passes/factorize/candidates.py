@@ -18,16 +18,16 @@ from onnxopt.passes.factorize.split import SVD, Axes, Shape, Split, axes_of
 FITTED = 0.75
 """The share of the samples that is fitted on here; the last ones are held out. Measured: a layer of MiniLM that loses
 15 % of its outputs' variance on those loses 7 % on the others."""
-BASES = 8
-"""Ranks of an input basis that are tried, at most: each is a fit of its own."""
+BASES, HEAVY_BASES = 8, 4
+"""Ranks of an input basis that are tried, at most: each is a fit of its own. Fewer for heavy layers,"""
+HEAVY = 1e9
+"""which have as many multiplications in a step of conjugate gradients; their bases are not refined for the choice."""
 OUTPUTS = 64
 """Ranks of an output basis, beside each of those."""
 FALL = 10.0
 """Times that the variance of one component is that of the next, where a spectrum falls off to noise."""
 SILENT = 1e-12
 """Of the greatest variance: what is less is no more than rounding."""
-HEAVY = 1e9
-"""Multiplications of a step of conjugate gradients, from which P is not refined before its rank is chosen."""
 
 Allowed = Callable[[Split], bool]
 
@@ -111,12 +111,13 @@ def _of_blocks(
     """Those with a basis of the inputs, and perhaps one of the outputs."""
     blocks, judge = (Blocks.of(rows, one, shape.kernel, kinds[0][0]) for one in spreads)
     start, found = blocks.start(), dict[Split, float]()
-    for rank in some([one for one in range(grid, len(start), grid) if _wanted(kinds, one, [grid], allowed)], BASES):
+    light = len(rows) * rows.shape[1] ** 2 < HEAVY
+    ranks = [one for one in range(grid, len(start), grid) if _wanted(kinds, one, [grid], allowed)]
+    for rank in some(ranks, BASES if light else HEAVY_BASES):
         splits = _wanted(kinds, rank, some(range(grid, len(rows), grid), OUTPUTS), allowed)
         alike = round(rank / len(start) * len(rows))  # as small a share of the outputs as of the inputs
         last = min((_last(split, len(rows)) for split in splits), key=lambda one: (abs(one - alike), one))
-        turns = TURNS if last * rows.shape[1] ** 2 < HEAVY else 0
-        shares = judge.lost(*blocks.fitted(start[:, :rank], last, turns))
+        shares = judge.lost(*blocks.fitted(start[:, :rank], last, TURNS if light else 0))
         found |= {split: float(shares[_last(split, len(rows))]) for split in splits}
     return found
 

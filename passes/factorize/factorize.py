@@ -15,7 +15,7 @@ from onnxopt.errors import UsageError
 from onnxopt.graph import adopt
 from onnxopt.layers import Layer, Weight, layers, weights
 from onnxopt.macs import Shape as Sizes
-from onnxopt.passes.factorize import costs
+from onnxopt.passes.factorize import costs, store
 from onnxopt.passes.factorize.building import NONE, built
 from onnxopt.passes.factorize.candidates import Ways
 from onnxopt.passes.factorize.costs import Costs
@@ -100,7 +100,7 @@ class Factorize(Pass):
         shapes = costs.read_shapes(model, chosen, context)
         counted = costs.numbers(model) if self.bytes else costs.macs(model, shapes, context)
         search = Search(self.forms, self.multiple, lambda one: self._limit(one, shapes), counted.share, self.whiten)
-        judged = list(search.judged(model, chosen, context, gains=self._budgeted))
+        judged = self._judged(search, model, chosen, context)
         paid = seconds(model, [one for one, _ in judged], shapes, context) if self.latency else counted
         splits = self._picked(judged, paid)
         said = [Refusal(one.weight.name, self._why_whole(one)) for one, _ in judged if one.weight not in splits]
@@ -110,6 +110,16 @@ class Factorize(Pass):
         adopt(model, smaller)
         after = paid.total - sum(paid.of(weight, None) - paid.of(weight, split) for weight, split in splits.items())
         return [*changes, *said, *refusals, *([Prediction(paid.total / after)] if self.latency else [])]
+
+    def _judged(self, search: Search, model: ir.Model, chosen: Sequence[Weight], context: Context) -> store.Judged:
+        """All ways to split the weights, and what an error of each means; found out once."""
+        asked = (self.forms, self.multiple, self.limit, self.int8, self.whiten, bool(self.bytes), self._budgeted)
+        place = store.place(model, chosen, context, asked)
+        found = store.load(place, chosen)
+        if found is None:
+            found = list(search.judged(model, chosen, context, gains=self._budgeted))
+            store.keep(place, found)
+        return found
 
     @property
     def _budgeted(self) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +113,11 @@ class Blocks:
         """W, ``[outputs, blocks * inside]``."""
         return self.rows.reshape(len(self.rows), -1)
 
+    @cached_property
+    def moved(self) -> Numbers:
+        """W H, ``[outputs, blocks * inside]``."""
+        return self.flat @ self.spread
+
     def start(self) -> Numbers:
         """P of full rank, its columns ordered; best where all blocks are alike and have nothing to do with each other.
 
@@ -132,13 +138,19 @@ class Blocks:
 
     def explained(self, first: Numbers) -> tuple[Numbers, Numbers]:
         """The best G for P, ``[outputs, blocks * R]``, and the second moments of what it gives."""
-        count, inside = self.order.shape
-        half = (self.spread.reshape(-1, inside) @ first).reshape(count * inside, -1)  # H F^T
-        both = np.tensordot(half.reshape(count, inside, -1), first, axes=(1, 0))  # [blocks, blocks * R, R]
-        inner = _firm(np.moveaxis(both, 1, 2).reshape(half.shape[1], -1))  # F H F^T
-        cross = self.flat @ half
-        core = scipy.linalg.solve(inner, cross.T, assume_a="pos").T
+        inner, cross = self.through(first)
+        core = scipy.linalg.solve(_firm(inner), cross.T, assume_a="pos").T
         return core, core @ cross.T
+
+    def through(self, first: Numbers) -> tuple[Numbers, Numbers]:
+        """The second moments of what P makes of all blocks, and those of it and the outputs.
+
+        With F all blocks' P^T, ``F H F^T``, ``[blocks * R, blocks * R]``, and ``W H F^T``, ``[outputs, blocks * R]``.
+        """
+        count, inside = self.order.shape
+        half = (self.spread.reshape(-1, inside) @ first).reshape(count, inside, -1)  # H F^T
+        inner = np.moveaxis(np.tensordot(half, first, axes=(1, 0)), 1, 2).reshape(half.shape[2], -1)
+        return inner, (self.moved.reshape(-1, inside) @ first).reshape(len(self.rows), -1)
 
     def refined(self, first: Numbers, core: Numbers, outputs: Numbers) -> Numbers:
         """The best P for G.
@@ -149,21 +161,27 @@ class Blocks:
             outputs: the components to which G is projected, orthonormal, ``[outputs, S]``.
         """
         inside, rank = first.shape
-        wanted, parts = outputs.T @ self.flat, (outputs.T @ core).reshape(-1, rank)
+        parts = (outputs.T @ core).reshape(-1, rank)
 
-        def through(rows: Numbers) -> Numbers:
-            """What rows say of P."""
-            found: Numbers = ((rows @ self.spread).reshape(-1, inside).T @ parts).reshape(-1)
+        def back(moved: Numbers) -> Numbers:
+            """What rows, with their moments, say of P."""
+            found: Numbers = (moved.reshape(-1, inside).T @ parts).reshape(-1)
             return found
 
         def normal(flat: Numbers) -> Numbers:
-            return through((parts @ flat.reshape(inside, rank).T).reshape(wanted.shape))
+            rows = parts @ flat.reshape(inside, rank).T
+            return back(rows.reshape(outputs.shape[1], -1) @ self.spread)
 
         near, gram = np.linalg.inv(self.common), np.linalg.inv(_firm(parts.T @ parts))
         size = (inside * rank, inside * rank)
         alike = LinearOperator(size, matvec=lambda flat: (near @ flat.reshape(inside, rank) @ gram).reshape(-1))
         found, _ = cg(
-            LinearOperator(size, matvec=normal), through(wanted), first.reshape(-1), M=alike, maxiter=STEPS, rtol=1e-6
+            LinearOperator(size, matvec=normal),
+            back(outputs.T @ self.moved),
+            first.reshape(-1),
+            M=alike,
+            maxiter=STEPS,
+            rtol=1e-6,
         )
         return np.asarray(found).reshape(inside, rank)
 
@@ -185,10 +203,10 @@ class Blocks:
 
     def lost(self, first: Numbers, core: Numbers, outputs: Numbers) -> Numbers:
         """The share of the outputs' variance that is lost with the first so many components, from none to all."""
-        given = (core.reshape(-1, first.shape[1]) @ first.T).reshape(self.flat.shape)
-        wanted, turned = outputs.T @ self.flat, outputs.T @ given
-        total = float((wanted * (wanted @ self.spread)).sum())
-        kept = np.cumsum(((2 * wanted - turned) * (turned @ self.spread)).sum(axis=1))
+        inner, cross = self.through(first)
+        turned = outputs.T @ core
+        kept = np.cumsum(((2 * (outputs.T @ cross) - turned @ inner) * turned).sum(axis=1))
+        total = float((self.flat * self.moved).sum())
         return np.maximum(1 - np.concatenate([[0.0], kept]) / max(total, TINIEST), 0.0)
 
 
