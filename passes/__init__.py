@@ -8,6 +8,8 @@ from onnxopt.core import Pass, suggestion
 from onnxopt.errors import UsageError
 from onnxopt.passes.cluster.cluster_weights import ClusterWeights
 from onnxopt.passes.convert.convert_layer import ConvertLayer
+from onnxopt.passes.factorize.factorize import Factorize
+from onnxopt.passes.factorize.merge_linear import MergeLinear
 from onnxopt.passes.fuse.flatten_matmul import FlattenMatMul
 from onnxopt.passes.fuse.fold_affine import FoldAffine
 from onnxopt.passes.fuse.fold_batch_norm import FoldBatchNorm
@@ -74,6 +76,9 @@ PASSES: tuple[type[Pass], ...] = (
     RemoveDeadChannels,
     PruneChannels,
     PruneWeights,
+    # factorize
+    MergeLinear,
+    Factorize,
     # quantize
     EqualizeChannels,
     SmoothActivations,

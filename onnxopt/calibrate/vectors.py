@@ -91,8 +91,9 @@ def vectors_at(layer: Layer, numbers: Array, places: Places) -> Array:
     else:
         windows = numbers.reshape(*sizes, numbers.shape[-1], 1)
     drawn = windows[np.unravel_index(places, sizes)]  # [places, channels, *kernel]
-    drawn = drawn.reshape(len(places), layer.group, drawn.shape[1] // layer.group, -1)
-    result: Array = drawn.transpose(1, 0, 3, 2).reshape(layer.group, len(places), -1)
+    kernel, products = math.prod(drawn.shape[2:]), math.prod(drawn.shape[1:]) // layer.group
+    drawn = drawn.reshape(len(places), layer.group, drawn.shape[1] // layer.group, kernel)
+    result: Array = drawn.transpose(1, 0, 3, 2).reshape(layer.group, len(places), products)
     return result
 
 

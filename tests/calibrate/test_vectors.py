@@ -87,3 +87,10 @@ def test_a_single_vector_is_one_place_of_one_sample() -> None:
     chosen = places(layer, x.shape, 10, np.random.default_rng(0))
     assert (chosen.tolist(), samples_of(layer, x.shape, chosen).tolist()) == ([0], [0])
     np.testing.assert_array_equal(vectors_at(layer, x, chosen), x[None, None])
+
+
+@pytest.mark.parametrize("parts", LAYERS.values(), ids=LAYERS.keys())
+def test_where_a_mask_hides_all_there_are_no_vectors(parts: tuple[str, str, str]) -> None:
+    layer, x, _ = known(parts)
+    found = vectors_at(layer, x, np.zeros(0, np.int64))
+    assert found.shape == (layer.group, 0, layer.rows().shape[1])

@@ -1,0 +1,1 @@
+"""Passes that write a linear layer as several of low rank, and several as one."""
