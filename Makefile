@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := onnxopt passes cli models tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 bench-prune bench-size clean
+.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 bench-prune bench-size bench-factorize clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -80,6 +80,10 @@ bench-prune: $(VENV)/.bench ## Channels pruned beside torch-pruning: scores over
 bench-size: $(VENV)/.dev ## The smallest files beside int8 and float16 of others: bytes, zstd, accuracy, speed
 	@mkdir -p out
 	$(BIN)/python benchmarks/size.py --json out/size.json
+
+bench-factorize: $(VENV)/.dev ## Layers of low rank: known ranks found, scores over what is left, errors form by form, in front of int8
+	@mkdir -p out
+	$(BIN)/python benchmarks/factorize.py --json out/factorize.json
 
 clean: ## Remove .venv, outputs and caches
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Does low rank gain anything in front of int8? Candidates of one contest of ``onnxopt optimize``; the clock decides."""
+"""Does low rank gain anything in front of int8? Candidates in a contest of ``onnxopt optimize``: the clock decides."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 from int8 import cell
+from threadpoolctl import threadpool_limits
 
 from onnxopt import passes
 from onnxopt.core import Change, Context, Refusal
@@ -42,7 +43,8 @@ def applied(words: str, model: ir.Model, context: Context) -> tuple[ir.Model, li
         RuntimeError: if it changed nothing.
     """
     copy, started = model.clone(), time.perf_counter()
-    found = [one for one in passes.parse(words).run(copy, context) if isinstance(one, (Change, Refusal))]
+    with threadpool_limits(limits=1, user_api="blas"):  # as the pipeline does
+        found = [one for one in passes.parse(words).run(copy, context) if isinstance(one, (Change, Refusal))]
     seconds = time.perf_counter() - started
     if not any(isinstance(one, Change) for one in found):
         raise RuntimeError(f"{words} changed nothing: {'; '.join(map(str, found[:3]))}")
