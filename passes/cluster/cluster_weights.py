@@ -22,7 +22,7 @@ from onnxopt.passes.cluster.stored import Clustered
 from onnxopt.passes.cluster.study import Study, study
 from onnxopt.passes.cluster.trials import Trials
 from onnxopt.passes.cluster.units import LEVELS, WHOLE, TableUnit, Unit
-from onnxopt.passes.store.settling import settle
+from onnxopt.passes.settling import settle
 
 MINIMUM_OPSET = 11
 """From which on slices are computed, and everything that decoding needs is there."""

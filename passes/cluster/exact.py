@@ -11,13 +11,12 @@ import numpy as np
 
 from onnxopt.passes.cluster.forms import Form, Grid, Packed, shaped
 from onnxopt.passes.cluster.words import PACKINGS
+from onnxopt.passes.grid import steps
 
 MOST = PACKINGS[-1].levels
 """Distinct numbers that codes can tell apart."""
 LARGEST = 127
 """Integer on a grid."""
-OFF = 1e-3
-"""Of a step, how far from the grid numbers may lie: the rounding of float32 leaves a hundredth of that."""
 FIRST = 4096, 8
 """Numbers, and channels, that are looked at before all others."""
 
@@ -33,17 +32,17 @@ def exact(numbers: np.ndarray, axis: int) -> Form | None:
     if few is not None or numbers.dtype != np.float32:
         return few
     rows = np.moveaxis(numbers, axis, 0).reshape(numbers.shape[axis], -1).astype(np.float64)
-    if not rows.size or _steps(rows[: FIRST[1]]) is None or (steps := _steps(rows)) is None:
+    if not rows.size or not steps(rows[: FIRST[1]], LARGEST).all() or not (grid := steps(rows, LARGEST)).all():
         return None
-    integers = np.rint(rows / steps[:, None])
+    integers = np.rint(rows / grid[:, None])
     power = np.square(integers).sum(axis=1)
     fitted = np.where(power > 0, (rows * integers).sum(axis=1) / np.maximum(power, 1), 1.0)
     back = np.moveaxis(integers.reshape(np.moveaxis(numbers, axis, 0).shape), 0, axis)
-    grid = Grid(back.astype(np.int8), shaped(fitted, numbers.ndim, axis))
-    packed = _few(grid.integers)
+    found = Grid(back.astype(np.int8), shaped(fitted, numbers.ndim, axis))
+    packed = _few(found.integers)
     if packed is None:
-        return grid
-    return Packed(packed.codes, packed.table.astype(np.float32), grid.scales)
+        return found
+    return Packed(packed.codes, packed.table.astype(np.float32), found.scales)
 
 
 def _few(numbers: np.ndarray) -> Packed | None:
@@ -56,17 +55,3 @@ def _few(numbers: np.ndarray) -> Packed | None:
     if len(found) > MOST:
         return None
     return Packed(codes.reshape(numbers.shape).astype(np.uint8), found.view(numbers.dtype))
-
-
-def _steps(rows: np.ndarray) -> np.ndarray | None:
-    """The step of each row's grid; None unless all rows lie on one."""
-    largest = np.abs(rows).max(axis=1)
-    steps = np.where(largest > 0, 0.0, 1.0)
-    for count in (LARGEST, *range(1, LARGEST)):
-        left = np.flatnonzero(steps == 0)
-        if not len(left):
-            break
-        places = rows[left] * (count / largest[left])[:, None]
-        fits = np.abs(places - np.rint(places)).max(axis=1) <= OFF
-        steps[left[fits]] = (largest[left] / count)[fits]
-    return None if (steps == 0).any() else steps

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxopt.core import Change, Saved
 from onnxopt.passes.cluster.forms import Form
 from onnxopt.passes.cluster.writing import Writer
-from onnxopt.passes.store.settling import Stored
+from onnxopt.passes.settling import Stored
 from onnxopt.sizes import constant_bytes, node_bytes
 
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxopt.core import Change, Saved
 from onnxopt.graph import constant, label
 from onnxopt.passes.constants import reader
-from onnxopt.passes.store.settling import Stored
+from onnxopt.passes.settling import Stored
 from onnxopt.sizes import constant_bytes, node_bytes
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from onnxopt.passes.grid import steps
+
 Rows = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int8]
 
@@ -14,10 +16,6 @@ SHRINK = tuple(np.arange(1.0, 0.45, -0.05).tolist())
 """Shares of a row's greatest magnitude that are tried as the greatest integer."""
 CHUNK = 1 << 22
 """Numbers that are rounded at once: memory stays flat."""
-PROBED = 64
-"""Numbers of a row that are looked at before the whole row is: most rows are on no grid."""
-ON_GRID = 1e-3
-"""Of a step: how far a number may be off a grid that was multiplied out in float32."""
 
 
 def rounded(rows: Rows, bits: int) -> tuple[Integers, Rows]:
@@ -49,7 +47,8 @@ def _rounded(rows: Rows, top: int) -> tuple[Integers, Rows]:
     best = _fitted(rows, greatest / top, top)
     for share in SHRINK[1:]:
         best = _better(best, _fitted(rows, share * greatest / top, top))
-    best = _better(best, _fitted(rows, _step(rows, greatest, top), top))
+    on_grid = steps(rows, top)
+    best = _better(best, _fitted(rows, np.where(on_grid > 0, on_grid, greatest / top), top))
     integers, scales, _ = best
     return integers, scales.astype(np.float32)
 
@@ -77,23 +76,3 @@ def _better(one: Fit, other: Fit) -> Fit:
         np.where(wins, other[1], one[1]),
         np.where(wins, other[2], one[2]),
     )
-
-
-def _step(rows: Rows, greatest: npt.NDArray[np.float64], top: int) -> npt.NDArray[np.float64]:
-    """The greatest step of which all numbers of a row are multiples; where there is none, that of ``top`` steps."""
-    steps, open_rows = greatest / top, np.flatnonzero(greatest > 0)
-    probe = rows[:, :: max(1, rows.shape[1] // PROBED)]
-    for count in range(1, top + 1):
-        step = greatest[open_rows] / count
-        fits = _multiples(probe[open_rows], step)
-        fits[fits] = _multiples(rows[open_rows[fits]], step[fits])
-        steps[open_rows[fits]] = step[fits]
-        open_rows = open_rows[~fits]
-    return steps
-
-
-def _multiples(rows: Rows, step: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Whether all numbers of a row are multiples of a step."""
-    ratio = rows / step[:, None]
-    found: npt.NDArray[np.bool_] = np.abs(ratio - np.rint(ratio)).max(axis=1) <= ON_GRID
-    return found

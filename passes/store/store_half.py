@@ -12,8 +12,8 @@ from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.graph import array, opset
 from onnxopt.layers import tables
 from onnxopt.passes.constants import refusal, relative_error, storable
+from onnxopt.passes.settling import settle
 from onnxopt.passes.store.coded import Coded, Decode
-from onnxopt.passes.store.settling import settle
 
 FLOAT16, BFLOAT16 = "float16", "bfloat16"
 GREATEST = float(np.finfo(np.float16).max)

@@ -15,10 +15,10 @@ from onnxopt.graph import adopt, array, opset, rank
 from onnxopt.layers import tables
 from onnxopt.opsets import raise_opset
 from onnxopt.passes.constants import refusal, storable
+from onnxopt.passes.settling import settle
 from onnxopt.passes.store.axes import channel_axes
 from onnxopt.passes.store.coded import Coded
 from onnxopt.passes.store.integers import CAST, DEQUANTIZE, How, matrix, packed_table, table
-from onnxopt.passes.store.settling import settle
 
 PER_CHANNEL_OPSET, NARROW_OPSET = 13, 21
 """From here DequantizeLinear takes a scale for each channel; blocks; and there are 4-bit integers."""

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, Saved, option
 from onnxopt.graph import initializers
 from onnxopt.passes.constants import reader, refusal
-from onnxopt.passes.store.settling import Stored, settle
+from onnxopt.passes.settling import Stored, settle
 from onnxopt.sizes import constant_bytes
 from onnxopt.sparse import SparseTensor, sparse
 

@@ -342,7 +342,7 @@ def test_options_that_mean_nothing(words: str) -> None:
 def test_what_onnx_runtime_does_not_fold_is_taken_back(
     learn: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onnxopt.passes.store import settling
+    from onnxopt.passes import settling
 
     monkeypatch.setattr(settling, "unfolded", lambda model, target, names: {"a", "e"} & set(names))
     model = parse(NET)
@@ -386,7 +386,7 @@ def test_with_drop_as_few_bits_as_can_be_are_taken(learn: Callable[..., Context]
     labels = outputs.argmax(axis=1)
     context = learn(model, count=120, labels=labels)
     sizes = []
-    for drop in (0.0005, 0.02, 0.2):
+    for drop in (0.01, 0.05, 0.2):
         coded = model.clone()
         said = changes(cluster(coded, context, drop=drop))
         assert "expected drop" in said["model"]

@@ -7,8 +7,8 @@ from stored import CPU
 
 from onnxopt import files
 from onnxopt.core import Change, Refusal
+from onnxopt.passes.settling import settle
 from onnxopt.passes.store.coded import Coded, Decode
-from onnxopt.passes.store.settling import settle
 from onnxopt.testing import lines, parse
 
 TEXT = """g (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] u, float[8,8,1,1] v, float[8,8,1,1] w>
