@@ -108,8 +108,8 @@ def planned(weight: Weight) -> int:
 
 def ranks_of(said: Sequence[Change | Refusal]) -> dict[str, int]:
     """What ``factorize`` has made of layers, where that is two of them."""
-    words = {one.node: re.match(r"rank (\d+):", one.what) for one in said if isinstance(one, Change)}
-    return {name: int(match[1]) for name, match in words.items() if match}
+    found = ((one.node, re.match(r"rank (\d+):", one.what)) for one in said if isinstance(one, Change))
+    return {name: int(match[1]) for name, match in found if match}  # what is refitted has a change of its own
 
 
 def near(wanted: int, rank: int) -> bool:

@@ -1,14 +1,16 @@
 """Real files and odd files through every exact pass: same bits, still valid, or a clear refusal to load."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxopt import files
-from onnxopt.core import Change, Context, Exactness
+from onnxopt import files, passes
+from onnxopt.core import Change, Context, Exactness, Refusal
+from onnxopt.data import open_dataset
 from onnxopt.errors import ModelError
 from onnxopt.graph import signature
 from onnxopt.inspection import inspect
@@ -17,6 +19,7 @@ from onnxopt.passes import PASSES
 from onnxopt.passes.simplify.freeze_weights import FreezeWeights
 from onnxopt.passes.simplify.simplify import Simplify
 from onnxopt.runtime import Session, input_specs
+from onnxopt.samples import Samples
 from onnxopt.target import Target
 from onnxopt.testing import compare_outputs
 
@@ -34,13 +37,40 @@ CONTEXT = Context(Target())
 UNTIMED = {"convert-layer": {"choose": "always"}}
 """Options that make a pass act whatever the clock says."""
 
+LOSSY = (
+    "cluster-weights",
+    "cluster-weights:bits=3",
+    "factorize:error=0.3,limit=1",
+    "factorize:macs=0.8",
+    "prune-channels:macs=0.8",
+    "prune-weights:ratio=0.8",
+    "quantize-int8:placement=everywhere",
+    "quantize-dynamic",
+    "quantize-weights",
+    "share-similar",
+    "store-half",
+    "store-int8",
+    "store-sparse",
+)
+"""Each so that it acts where it can."""
+SMALLER = {
+    "cluster-weights",
+    "factorize",
+    "prune-channels",
+    "share-similar",
+    "store-half",
+    "store-int8",
+    "store-sparse",
+}
+SAMPLES = 12
+
 pytestmark = pytest.mark.skipif(not MODELS, reason=f"no models in {SHARED}; set ONNXOPT_SHARED")
 each_model = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 
 
-def feeds(path: Path) -> dict[str, np.ndarray]:
+def feeds(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     """One random input of each kind; dynamic dimensions are 1 where nothing else is said."""
-    rng, found = np.random.default_rng(0), {}
+    rng, found = np.random.default_rng(seed), {}
     for spec in input_specs(files.load(path)):
         shape = SHAPES.get(path.stem, {}).get(
             spec.name, tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape or ())
@@ -104,6 +134,38 @@ def test_simplify_keeps_outputs(path: Path) -> None:
     assert len(files.to_bytes(model)) <= 1.1 * size + 65536
     if runs:
         compare_outputs(expected, Session(model, CONTEXT.target, optimize=False).run(inputs), rtol=1e-4)
+
+
+@pytest.mark.slow
+@each_model
+@pytest.mark.parametrize("words", LOSSY)
+def test_lossy_passes_leave_a_sound_model(path: Path, words: str, save_npz: Callable[..., Path]) -> None:
+    """Whatever the outputs are then: valid, of the same signature, it runs, and is smaller where that is the purpose."""
+    model, rewrite = files.load(path), passes.parse(words)
+    if path.stem in UNKNOWN_OPERATORS:
+        context = CONTEXT
+    else:
+        specs, drawn = input_specs(model), [feeds(path, seed) for seed in range(SAMPLES)]
+        arrays = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
+        context = Context(CONTEXT.target, Samples(open_dataset(str(save_npz(**arrays)), specs)))
+    sides, before = signature(model), files.to_bytes(model)
+    said = rewrite.run(model, context)
+    after = files.to_bytes(model)
+    assert signature(model) == sides
+    assert all(item.why for item in said if isinstance(item, Refusal))
+    if not [item for item in said if isinstance(item, Change)]:
+        assert after == before or model.opset_imports != files.load(path).opset_imports
+        return
+    if rewrite.name in SMALLER:
+        assert len(after) < len(before)
+    if path.stem not in INVALID and rewrite.name != "store-sparse":  # the checker refuses sparse initializers
+        onnx.checker.check_model(after)
+    if path.stem not in UNKNOWN_OPERATORS:
+        expected = Session(path, CONTEXT.target).run(drawn[0])
+        got = Session(model, CONTEXT.target).run(drawn[0])
+        assert {name: np.shape(one) for name, one in got.items()} == {
+            name: np.shape(one) for name, one in expected.items()
+        }
 
 
 @pytest.mark.parametrize("name", sorted(UNKNOWN_OPERATORS))

@@ -66,6 +66,16 @@ def test_errors_are_a_sentence_and_an_exit_code(code: int, words: list[str], fol
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_the_goal_of_size_without_data_takes_names(tmp_path: Path) -> None:
+    source = "g (float[1,4] x) => (float[1,4] y) { a_long_name_that_nobody_needs = Exp(x)  y = Neg(a_long_name_that_nobody_needs) }"
+    files.save(parse(source), tmp_path / "m.onnx")
+    result = onnxopt("optimize", "m.onnx", "--goal", "size", "--max-slowdown", "1.2", "-o", "s.onnx", folder=tmp_path)
+    assert result.returncode == 0
+    assert "strip-names" in result.stdout
+    assert (tmp_path / "s.onnx").stat().st_size < (tmp_path / "m.onnx").stat().st_size
+    assert onnxopt("optimize", "m.onnx", "--max-slowdown", "0", folder=tmp_path).returncode == 2
+
+
 def test_debug_adds_the_traceback(folder: Path) -> None:
     result = onnxopt("inspect", "missing.onnx", "--debug", folder=folder)
     assert result.returncode == 3
