@@ -81,4 +81,4 @@ def _divergence(tried: dict[float, Expected], amount: float) -> float:
 
 
 def _logarithms(tried: dict[float, Expected]) -> np.ndarray:
-    return np.log([max(one.divergence, 1e-30) for one in tried.values()])
+    return np.log([one.divergence for one in tried.values()])

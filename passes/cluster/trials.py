@@ -19,6 +19,8 @@ from onnxopt.samples import Samples
 
 FEWEST = 8
 """Samples; with fewer, models are judged on those that they are fitted to."""
+LEAST = 1e-30
+"""Divergence: what is less, or less than nothing, is no more than rounding."""
 SLOPES = (0.5, 1.0)
 """The drop grows as the divergence, or as its root: that of a metric is between."""
 
@@ -102,7 +104,7 @@ class Trials:
         pairs = zip(self._folds, halves, strict=True)
         crossed = float(np.mean([fold.reference.divergence(model) for fold, model in pairs]))
         seen = self._reference.divergence(whole)
-        return Expected(seen + 2 / 3 * (crossed - seen), crossed, self._forecast.drop(halves))
+        return Expected(max(seen + 2 / 3 * (crossed - seen), LEAST), crossed, self._forecast.drop(halves))
 
 
 def _metric(context: Context, samples: Samples) -> Metric:

@@ -10,6 +10,7 @@ import pytest
 from onnxopt.calibrate.divergence import Reference
 from onnxopt.core import Context
 from onnxopt.data import open_dataset
+from onnxopt.forecast import Forecast
 from onnxopt.passes.cluster.allocation import Allocation
 from onnxopt.passes.cluster.fewest import AMOUNTS, fewest
 from onnxopt.passes.cluster.found import Wanted
@@ -153,6 +154,17 @@ def test_as_few_bits_as_the_drop_allows(contexts: Callable[..., Context]) -> Non
         assert said <= 1.1 * drop
     assert taken == sorted(taken)
     assert min(AMOUNTS) < taken[1] < taken[2]
+
+
+def test_where_outputs_do_not_move_but_for_rounding_the_fewest_bits_do(
+    contexts: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of saturated classifiers: the divergence is then less than nothing."""
+    monkeypatch.setattr(Reference, "divergence", lambda *_: -1e-22)
+    monkeypatch.setattr(Forecast, "drop", lambda *_: 0.0)
+    model = deep(depth=2)
+    study = Study(model, contexts(model, 40), WANTED)
+    assert fewest(study, Trials(study), 0.01).levels == study.allocation.within(min(AMOUNTS))
 
 
 def test_with_very_few_samples_models_are_judged_on_those(contexts: Callable[..., Context]) -> None:
