@@ -46,8 +46,9 @@ TIDY = (
     "merge-duplicates",
 )
 FUSE = ("fold-batch-norm", "fold-affine", "fuse-pad", "mean-to-global-pool")
-EXACT = (*TIDY, *FUSE, "simplify", "lift-constants", *FUSE, "remove-dead-channels", "residual-sum", "remove-dead-code")
+UNCOVERED = ("lift-constants", *FUSE, "merge-linear")
 """Simplification may uncover what our own passes then fuse, so they run once more."""
+EXACT = (*TIDY, *FUSE, "simplify", *UNCOVERED, "remove-dead-channels", "residual-sum", "remove-dead-code")
 
 CLOSE = ("share-initializers", "strip-metadata")
 """Sharing comes last: it ties weights that a pass before it may have to tell apart."""

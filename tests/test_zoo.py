@@ -56,7 +56,6 @@ LOSSY = (
 SMALLER = {
     "cluster-weights",
     "factorize",
-    "prune-channels",
     "share-similar",
     "store-half",
     "store-int8",
@@ -149,6 +148,10 @@ def test_lossy_passes_leave_a_sound_model(path: Path, words: str, save_npz: Call
         arrays = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
         context = Context(CONTEXT.target, Samples(open_dataset(str(save_npz(**arrays)), specs)))
     sides, before = signature(model), files.to_bytes(model)
+    if (rewrite.name, path.stem) == ("factorize", "superres_prepost_op18"):  # it has to run it
+        with pytest.raises(ModelError, match="uses operators of"):
+            rewrite.run(model, context)
+        return
     said = rewrite.run(model, context)
     after = files.to_bytes(model)
     assert signature(model) == sides

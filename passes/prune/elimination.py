@@ -139,8 +139,15 @@ def best_ridge(reading: Reading, classes: Classes) -> float:
     energies = np.diagonal(fitted) * (reading.weights() ** 2).sum(1)
     energy = np.array([energies[reading.classes == one].sum() for one in ranked.tolist()])
     gone = ranked[np.argsort(energy, kind="stable")[: max(1, round(len(ranked) * PROBE))]]
-    errors = [held_error(reading, refitted(reading, gone, ridge)) for ridge in RIDGES]
-    return RIDGES[int(np.argmin(errors))]
+    return min(RIDGES, key=lambda ridge: (_error_without(reading, gone, ridge), -ridge))
+
+
+def _error_without(reading: Reading, gone: Classes, ridge: float) -> float:
+    """Of the refitted layer; infinite where the rounding of moments of few samples outweighs the ridge."""
+    try:
+        return held_error(reading, refitted(reading, gone, ridge))
+    except np.linalg.LinAlgError:
+        return np.inf
 
 
 def refitted(reading: Reading, gone: Classes, ridge: float) -> Numbers:
