@@ -50,6 +50,8 @@ UNCOVERED = ("lift-constants", *FUSE, "merge-linear")
 """Simplification may uncover what our own passes then fuse, so they run once more."""
 EXACT = (*TIDY, *FUSE, "simplify", *UNCOVERED, "remove-dead-channels", "residual-sum", "remove-dead-code")
 
+CONVERTED = "convert-layer"
+"""After int8: what is still computed in float."""
 CLOSE = ("share-initializers", "strip-metadata")
 """Sharing comes last: it ties weights that a pass before it may have to tell apart."""
 
@@ -68,6 +70,8 @@ CONTRIB_FORMS = ("fold-constants:growth-bytes=100000000 + quantize-lstm",)
 """The same with operators that only ONNX Runtime has. A recurrent layer's weights come out of the exporter in parts."""
 SMALLEST = ("quantize-int8:placement=everywhere", "quantize-dynamic")
 """The same where bytes count, not time."""
+LOW_RANK = "factorize:error=0.0005,limit=0.6"
+"""What has a low rank already, but for noise: weights of a product of two matrices, trained or merged so."""
 CODED = "cluster-weights:drop={:.4g}"
 SHARES = (0.5, 0.25, 0.1)
 """Of the drop that the gate allows, what codes may be expected to take: the gate's samples are others. The first that
@@ -127,18 +131,18 @@ def default(
     if goal is Goal.SIZE:
         words += [*REST, *CLOSE, *ANONYMOUS]
     else:
-        words += CLOSE
+        words += [*([CONVERTED] if on_cpu else []), *CLOSE]
     return tuple(passes.parse_stage(word) for word in words)
 
 
 def _smallest(on_cpu: bool, allowed: float, max_slowdown: float) -> list[str]:
-    """Codes for floats, which are decoded while the model is loaded; or, where it must be faster, for int8.
+    """Low ranks and codes for floats, decoded while the model is loaded; where it must be faster, codes for int8.
 
     Int8 comes after codes for floats, too, where the gate or the clock refuses these.
     """
     coded = [CODED.format(share * allowed) for share in SHARES]
     int8 = [" | ".join(SMALLEST), *QUIETER] if on_cpu else []
-    return [*coded, *int8, coded[-1]] if max_slowdown >= 1 else [*int8, *coded]
+    return [LOW_RANK, *coded, *int8, coded[-1]] if max_slowdown >= 1 else [*int8, *coded]
 
 
 def load(path: Path) -> tuple[Stage, ...]:

@@ -42,7 +42,7 @@ def test_cuda_gets_no_int8() -> None:
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
 def test_channels_are_searched_for_last_and_only_if_asked(goal: Goal, amount: str, provider: str) -> None:
     found = words(goal=goal, provider=provider, prune=True)
-    last = 3 if goal is Goal.LATENCY else 6
+    last = 6 if goal is Goal.SIZE else 4 if provider == "cpu" else 3
     assert found[-last] == f"prune-channels:{amount}=0.3..0.95"
     assert [*found[:-last], *found[-last + 1 :]] == words(goal=goal, provider=provider)
     assert words(goal=goal, has_data=False, prune=True) == words(goal=goal, has_data=False)
@@ -55,6 +55,18 @@ def test_for_size_codes_come_first_and_take_a_part_of_the_drop_that_is_allowed()
     assert coded == ["cluster-weights:drop=0.01", *(f"cluster-weights{w}" for w in ("", ":drop=0.002", ":drop=0.002"))]
     assert found.index(coded[0]) < found.index("quantize-int8:placement=everywhere | quantize-dynamic")
     assert found[-5:] == ["store-half", "store-sparse", "share-initializers", "strip-metadata", "strip-names"]
+
+
+def test_for_size_low_ranks_come_before_codes() -> None:
+    found = words(goal=Goal.SIZE)
+    assert found.index("factorize:error=0.0005,limit=0.6") + 1 == found.index("cluster-weights")
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_what_is_left_in_float_is_converted_where_that_is_faster(has_data: bool) -> None:
+    assert words(has_data=has_data)[-3] == "convert-layer"
+    assert "convert-layer" not in words(has_data=has_data, goal=Goal.SIZE)
+    assert "convert-layer" not in words(has_data=has_data, provider="cuda")
 
 
 def test_for_size_int8_comes_first_where_it_must_be_faster() -> None:
