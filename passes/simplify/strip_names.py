@@ -27,8 +27,8 @@ class StripNames(Pass):
     After:
         ``q = Conv(...)`` of a node without a name; nothing is stated
     Left alone:
-        inputs and outputs of the model, and weights that are inputs; types and shapes that ONNX cannot infer; local
-        functions.
+        inputs and outputs of the model, and weights that are inputs; types and shapes that ONNX cannot infer,
+        and of what subgraphs give; local functions.
     Exact up to:
         nothing. Profiles and error messages say less, so this is for small files only: of a network of a few hundred
         kilobytes, names and shapes are a tenth.
@@ -44,9 +44,11 @@ class StripNames(Pass):
         twins = inferred(model, believe=False)
         outside = {*model.graph.inputs, *model.graph.outputs}
         inner = [value for value in dict.fromkeys(_values(model)) if value not in outside]
+        given = {value for graph in model.graphs() for value in graph.outputs}
+        stated = [value for value in inner if value not in given]
         counts = {
             "names of nodes removed": sum([_unname(node) for node in walk(model)]),
-            "types and shapes removed that follow from the inputs": sum([_untype(v, twins.get(v)) for v in inner]),
+            "types and shapes removed that follow from the inputs": sum([_untype(v, twins.get(v)) for v in stated]),
             "names of values shortened": _shorten(inner, {value.name or "" for value in outside}),
         }
         return [Change("model", f"{count} {what}") for what, count in counts.items() if count]

@@ -40,8 +40,7 @@ def test_sparse_weights_stay_sparse(rewrite: type[Pass], tmp_path: Path) -> None
     model = files.load(sparse_file(tmp_path / "sparse.onnx"))
     before = model.clone()
     run_pass(rewrite(), model)
-    (weight,) = [value for value in model.graph.initializers.values() if value.name == "w"]
-    assert isinstance(weight.const_value, SparseTensor)
+    assert [isinstance(one.const_value, SparseTensor) for one in model.graph.initializers.values()].count(True) == 1
     assert len(files.to_proto(model).graph.sparse_initializer) == 1
     assert_same_outputs(before, model)
 
