@@ -76,6 +76,8 @@ CODED = "cluster-weights:drop={:.4g}"
 SHARES = (0.5, 0.25, 0.1)
 """Of the drop that the gate allows, what codes may be expected to take: the gate's samples are others. The first that
 is kept ends it, for there is nothing left to code then."""
+BOLDER = (0.75, *SHARES)
+"""The same in front of codes for int8, of which the gate has said before what int8 itself loses."""
 REST = ("store-half", "store-sparse")
 """What else makes a file smaller: biases, and what is mostly zeros."""
 ANONYMOUS = ("strip-names",)
@@ -140,7 +142,7 @@ def _smallest(on_cpu: bool, allowed: float, max_slowdown: float) -> list[str]:
 
     Int8 comes after codes for floats, too, where the gate or the clock refuses these.
     """
-    coded = [CODED.format(share * allowed) for share in SHARES]
+    coded = [CODED.format(share * allowed) for share in (SHARES if max_slowdown >= 1 else BOLDER)]
     int8 = [" | ".join(SMALLEST), *QUIETER] if on_cpu else []
     return [LOW_RANK, *coded, *int8, coded[-1]] if max_slowdown >= 1 else [*int8, *coded]
 

@@ -73,7 +73,7 @@ def test_for_size_int8_comes_first_where_it_must_be_faster() -> None:
     found = recipes.default(parse(TEXT), Goal.SIZE, Target(), has_data=True, max_slowdown=0.7)
     names = [str(one).partition(":")[0].partition(" ")[0] for one in found]
     assert names.index("quantize-int8") < names.index("cluster-weights")
-    assert names.count("cluster-weights") == 3
+    assert names.count("cluster-weights") == 4
 
 
 def test_for_size_on_cuda_there_are_codes_and_no_int8() -> None:

@@ -17,6 +17,7 @@ from onnxopt.passes.cluster.codebook import GRID
 from onnxopt.passes.cluster.fewest import Fewest, fewest
 from onnxopt.passes.cluster.forms import Form, Whole
 from onnxopt.passes.cluster.found import Wanted
+from onnxopt.passes.cluster.integer_units import Rescaled
 from onnxopt.passes.cluster.lockstep import Coded
 from onnxopt.passes.cluster.stored import Clustered
 from onnxopt.passes.cluster.study import Study, study
@@ -123,7 +124,9 @@ def _settled(model: ir.Model, found: Study, coded: Coded, context: Context) -> t
     """What could be stored in another form, and the model with it."""
     changed = model.clone() if found.seen.weights else coded.model.clone()
     if found.seen.weights:
-        found.seen.back(changed, coded.model)
+        rescaled = {name: form for name, form in coded.forms.items() if isinstance(form, Rescaled)}
+        steps = {found.units[name].value.name or "": form.steps.reshape(-1) for name, form in rescaled.items()}
+        found.seen.back(changed, coded.model, steps)
     for name, form in coded.forms.items():
         value = changed.graph.initializers[found.units[name].stored]
         value.const_value = ir.Tensor(np.asarray(form.values), name=value.name)

@@ -50,7 +50,7 @@ def fewest(study: Study, trials: Trials, drop: float) -> Fewest:
     for amount in AMOUNTS:
         tried[amount] = trials.apart(study.allocation.within(amount))
         progress.detail(f"{amount} bits: expected drop {tried[amount].drop:.4f}")
-    curve = Curve(list(tried.values()))
+    curve = Curve([one for one in tried.values() if one.crossed > trials.own])
     limit = curve.divergence(drop)
     bits, divergence = (amount := _amount(tried, limit)), _divergence(tried, amount)
     coded, expected = trials.in_step(study.allocation.within(bits))

@@ -1,8 +1,8 @@
 """Models that are quantized already: weights of 8 bits behind DequantizeLinear, seen as floats and written back.
 
 Seen as floats, layers of such a model are layers as any other, whose inputs are those of the integer kernels. Their
-weights are then coded as whole numbers with the scales that they have, so that codes are decoded to the integers that
-the kernels read, and nothing else of the quantization changes; biases are int32 again in the end.
+weights are then coded as whole numbers, so that codes are decoded to the integers that the kernels read, and nothing
+else of the quantization changes but scales of weights; biases are int32 again in the end, in steps of these scales.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.graph import array, constant, drop_constant, given, label, nodes, rewrite, tensor
+from onnxopt.graph import array, constant, drop_constant, given, label, nodes, replace, rewrite, tensor
 
 NARROW = (ir.DataType.INT8, ir.DataType.UINT8)
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -73,22 +73,57 @@ class Seen:
             found[place - WEIGHT][new.name or ""] = integers
         return cls(copy, *found)
 
-    def back(self, model: ir.Model, changed: ir.Model) -> None:
+    def back(self, model: ir.Model, changed: ir.Model, steps: Mapping[str, np.ndarray]) -> None:
         """Take over all constants that were changed, but for the weights, into the quantized model, in place.
 
         Args:
             model: that this was made of.
             changed: a copy of ``self.model`` with other constants, and biases where there were none.
+            steps: other scales of weights, ``[channels]``, by the name of the float constant. All biases beside them
+                are written anew, since kernels take them to be in steps of these scales.
         """
+        for name, scales in steps.items():
+            (use,) = model.graph.initializers[self.weights[name].name].uses()
+            rewrite(use.node, 1, scales)
         twins, before = {label(node): node for node in model.graph}, self.model.graph.initializers
         for node in changed.graph:
+            weight = given(node, WEIGHT)
+            moved = weight is not None and weight.name in steps
             for index, value in enumerate(node.inputs):
                 numbers = array(value) if value is not None and value.is_initializer() else None
                 if value is None or numbers is None or value.name in self.weights:
                     continue
                 known = before.get(value.name or "")
-                if known is None or known.const_value is not value.const_value:
+                if known is None or known.const_value is not value.const_value or (moved and index == BIAS):
                     _write(model.graph, twins[label(node)], index, numbers)
+
+
+def unrounded(model: ir.Model) -> ir.Model:
+    """A copy in which activations are clipped as their integers are, but not rounded.
+
+    Any small change of weights rounds activations another way, which moves the outputs as much as 4 bits do, and loses
+    nothing. Measured: a squeezenet11 in int8 with half of its weights as they were diverges from itself by 0.004, and
+    by 0.037 with 5.5 bits, where both lose less than half a point.
+    """
+    copy = model.clone()
+    for node in nodes(copy, "DequantizeLinear"):
+        source, ends = node.inputs[0], _ends(node)
+        maker = source.producer() if source is not None else None
+        if maker is None or maker.op_type != "QuantizeLinear" or node.graph is not copy.graph or ends is None:
+            continue
+        replace([node], "Clip", [maker.inputs[0], *ends])
+    return copy
+
+
+def _ends(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """The least and the greatest number that a DequantizeLinear gives; None where channels differ."""
+    scale, zero = array(given(node, 1)), array(given(node, 2))
+    if scale is None or scale.size != 1 or (zero is None and given(node, 2) is not None):
+        return None
+    kind = np.iinfo(np.uint8 if zero is None else zero.dtype)
+    middle = 0 if zero is None else int(zero.reshape(-1)[0])
+    low, high = (np.float32((end - middle) * float(scale.reshape(-1)[0])) for end in (kind.min, kind.max))
+    return np.array(low), np.array(high)
 
 
 def _integers(node: ir.Node) -> Integers | None:

@@ -15,7 +15,7 @@ from onnxopt.layers import weights
 from onnxopt.passes.cluster.allocation import Allocation, Levels
 from onnxopt.passes.cluster.forms import Form
 from onnxopt.passes.cluster.found import Found, Wanted
-from onnxopt.passes.cluster.integers import Seen
+from onnxopt.passes.cluster.integers import Seen, unrounded
 from onnxopt.passes.cluster.lockstep import Coded, Task, coded_in_step
 from onnxopt.passes.cluster.units import LEVELS, WHOLE, Unit
 
@@ -28,6 +28,7 @@ class Study:
     Attributes:
         seen: a copy of it, integers as floats.
         model: that copy.
+        plain: the same with activations that are not rounded: what divergences are measured against.
         found: the constants.
         units: the same, by name, as all calibration samples have them.
         allocation: of levels to them.
@@ -38,9 +39,10 @@ class Study:
         """Learn of the calibration samples, code all constants with a few numbers of levels, and try each alone."""
         self.seen, self.context = Seen.of(model), context
         self.model = self.seen.model
+        self.plain = unrounded(self.model) if self.seen.weights else self.model
         self.found = Found.of(self.seen, wanted)
         self.units: Units = {unit.name: unit for unit in self.found.units(self.model, context)}
-        prober = Prober(self.model, len(self.units), context)
+        prober = Prober(self.plain, len(self.units), context)
         sensitivities = {name: self._tried(unit, prober) for name, unit in self.units.items()}
         for place, unit in enumerate(self.units.values()):
             progress.detail(f"coding constant {place + 1} of {len(self.units)}")
@@ -49,7 +51,7 @@ class Study:
 
     def _tried(self, unit: Unit, prober: Prober) -> float:
         erring = unit.erring()
-        return prober.sensitivity(substituted(self.model, self.units, {unit.name: erring}), unit.loss(erring))
+        return prober.sensitivity(substituted(self.plain, self.units, {unit.name: erring}), unit.loss(erring))
 
     def apart(self, levels: Levels, units: Units | None = None) -> Coded:
         """Each constant coded by itself.
@@ -67,14 +69,14 @@ class Study:
         return self.in_step(levels) if in_step else self.apart(levels)
 
     def in_step(self, levels: Levels, units: Units | None = None, context: Context | None = None) -> Coded:
-        """Layers fitted and coded one after the other, in the network as coded so far.
+        """Layers fitted and coded one after the other, in the network as coded so far, to what rounding has not moved.
 
         Args:
             levels: of each.
             units: fitted to other samples than all.
             context: with these samples.
         """
-        task = Task(self.model, units or self.units, levels, context or self.context, self.seen.weights)
+        task = Task(self.plain, units or self.units, levels, context or self.context, self.seen.weights)
         return coded_in_step(task, self.apart(levels, units))
 
 

@@ -46,7 +46,25 @@ class _Fold:
 
     units: Units
     context: Context
-    reference: Reference
+    judge: _Judge
+
+
+class _Judge:
+    """Divergence beyond that of the model itself from one that does not round activations.
+
+    Args:
+        study: of the model.
+        samples: that it is measured on.
+    """
+
+    def __init__(self, study: Study, samples: Samples) -> None:
+        """Run both."""
+        self._reference = Reference(study.plain, samples, study.context.target)
+        self.own = 0.0 if study.plain is study.model else self._reference.divergence(study.model)
+
+    def divergence(self, model: ir.Model) -> float:
+        """Of another model; less than nothing where that happens to be nearer."""
+        return self._reference.divergence(model) - self.own
 
 
 class Trials:
@@ -54,6 +72,9 @@ class Trials:
 
     Args:
         study: of the model.
+
+    Attributes:
+        own: divergence of the model itself, by its rounded activations: what is less says nothing of a drop.
 
     Raises:
         DataError: if the metric does not fit the outputs.
@@ -68,7 +89,8 @@ class Trials:
         samples = samples.grouped(metric.group)
         halves = samples.split(0.5, context.seed) if len(samples) >= FEWEST else (samples,)
         judges = tuple(reversed(halves))
-        self._reference = Reference(study.model, samples, context.target)
+        self._judge = _Judge(study, samples)
+        self.own = self._judge.own
         self._forecast = Forecast(study.model, metric, judges, context.target)
         self._known: dict[tuple[tuple[str, int], ...], Expected] = {}
         self._folds = [self._fold(*pair) for pair in zip(halves, judges, strict=True)]
@@ -77,7 +99,7 @@ class Trials:
         context = replace(self._study.context, calibration=samples)
         fitted = self._study.found.fitted(self._study.model, context)
         units = {**self._study.units, **{unit.name: unit for unit in fitted}}
-        return _Fold(units, context, Reference(self._study.model, judge, context.target))
+        return _Fold(units, context, _Judge(self._study, judge))
 
     def apart(self, levels: Levels) -> Expected:
         """Each constant coded by itself."""
@@ -102,8 +124,8 @@ class Trials:
         classifiers, 100 or 500 samples), where that of the halves is 1.1 to 1.5 times as large.
         """
         pairs = zip(self._folds, halves, strict=True)
-        crossed = float(np.mean([fold.reference.divergence(model) for fold, model in pairs]))
-        seen = self._reference.divergence(whole)
+        crossed = float(np.mean([fold.judge.divergence(model) for fold, model in pairs]))
+        seen = self._judge.divergence(whole)
         return Expected(max(seen + 2 / 3 * (crossed - seen), LEAST), crossed, self._forecast.drop(halves))
 
 

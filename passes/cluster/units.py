@@ -24,8 +24,6 @@ HALF, WHOLE = 2**16, 2**32
 """Levels of float16 and float32."""
 LEVELS = (*(one.levels for one in PACKINGS), GRID, HALF, WHOLE)
 """In which a unit can be stored."""
-SAMPLED = (4, 16, GRID)
-"""Levels whose error is found by coding; that of others lies between (its logarithm, over that of the levels)."""
 
 
 class Unit(ABC):
@@ -42,6 +40,8 @@ class Unit(ABC):
     """Of the constant, the one whose channels have a scale each."""
     nodes: int
     """Of the decoding of a packed form, about."""
+    sampled_levels: tuple[int, ...] = (4, 16, GRID)
+    """Levels whose error is found by coding; that of others lies between (its logarithm, over that of the levels)."""
 
     def __init__(self, value: ir.Value, name: str) -> None:
         """Look whether few levels hold it exactly."""
@@ -106,8 +106,8 @@ class Unit(ABC):
         if not self._sampled:
             self._sampled = self.sampled()
         losses = np.log(np.maximum(self._sampled, 1e-12))
-        places, place = np.log(SAMPLED), np.log(levels)
-        if levels < SAMPLED[0]:
+        places, place = np.log(self.sampled_levels), np.log(levels)
+        if levels < self.sampled_levels[0]:
             return float(np.exp(losses[0] + (losses[1] - losses[0]) / (places[1] - places[0]) * (place - places[0])))
         return float(np.exp(np.interp(place, places, losses)))
 
@@ -147,8 +147,8 @@ class Unit(ABC):
         return Grid(integers, np.asarray(scales / (GRID // 2), np.float32))
 
     def sampled(self) -> list[float]:
-        """The losses of SAMPLED levels."""
-        return [self.loss(self.form(levels)) for levels in SAMPLED]
+        """The losses of ``sampled_levels``."""
+        return [self.loss(self.form(levels)) for levels in self.sampled_levels]
 
     @property
     def _enough(self) -> int:

@@ -15,12 +15,13 @@ from onnxopt import progress
 from onnxopt.calibrate.inputs import fits, input_moments
 from onnxopt.calibrate.moments import Moment
 from onnxopt.calibrate.sensitivity import shift
-from onnxopt.core import Change, Context, Refusal
+from onnxopt.core import Change, Context, Refusal, Saved
 from onnxopt.layers import Rows, Weight, weights
 from onnxopt.passes.factorize.fit import fitted
 from onnxopt.passes.factorize.split import Shape, Split
 from onnxopt.passes.factorize.writing import write
 from onnxopt.passes.repair import KeptChannels, repair
+from onnxopt.sizes import constant_bytes, node_bytes
 
 Kept = dict[str, KeptChannels]
 NONE = "none"
@@ -48,15 +49,25 @@ def built(
         found = fitted(weight, split, moment if whiten else None)
         if moment is not None and (moved := shift(weight, found.rows, moment.mean)) is not None:
             mine[weight.name].move_biases(moved)
+        before = _held(smaller)
         names = write(smaller, mine[weight.name], split, found.kept)
+        saved = Saved(*(one - two for one, two in zip(before, _held(smaller), strict=True)))
         write(whole, full[weight.name], split, found.whole)
         for chain in names:
             kept |= _kept(chain, found.kept)
-        cost, before = shape.numbers(split), shape.numbers(None)
-        changes.append(Change(weight.name, f"{split}: {cost:,} weights instead of {before:,}"))
+        what = f"{split}: {shape.numbers(split):,} weights instead of {shape.numbers(None):,}"
+        changes.append(Change(weight.name, what, saved))
     if method != NONE and context.calibration is not None:
         changes += repair(whole, smaller, kept, context, method=method)
     return smaller, changes
+
+
+def _held(model: ir.Model) -> tuple[int, int]:
+    """Bytes of the main graph in the file and in memory."""
+    values = model.graph.initializers.values()
+    return constant_bytes(*values) + node_bytes(model.graph), sum(
+        tensor.nbytes for v in values if (tensor := v.const_value)
+    )
 
 
 def _moments(model: ir.Model, wanted: Sequence[Weight], context: Context) -> Iterator[tuple[Weight, Moment | None]]:

@@ -79,6 +79,16 @@ def learn(save_npz: Callable[..., Path]) -> Callable[..., Samples]:
     return learn
 
 
+@every_layer
+def test_bytes_saved_are_those_of_the_file(name: str, learn: Callable[..., Samples]) -> None:
+    model = lower(net(name), 4)
+    before, held = len(files.to_bytes(model)), sum(one.rows.nbytes for one in weights(model)[0])
+    found = factorize(model, learn(model), repair="none")
+    (saved,) = [item.saved for item in found if isinstance(item, Change) and item.saved]
+    assert abs(before - len(files.to_bytes(model)) - saved.file) <= 8  # lengths of what holds them
+    assert saved.session == held - sum(one.rows.nbytes for one in weights(model)[0])
+
+
 def factorize(model: ir.Model, samples: Samples | None = None, **options: object) -> list[object]:
     return list(Factorize(**options).run(model, Context(CPU, samples)))
 
