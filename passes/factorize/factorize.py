@@ -52,8 +52,8 @@ class Factorize(Pass):
         a row with nothing between, which are split already; grouped convolutions; weights that can be overridden, are
         not float32, or are read by other operators; nodes in subgraphs.
     Exact up to:
-        lossy; the gate decides. On top of int8 it gained nothing on networks narrower than 768 (``int8=yes`` takes only
-        ranks that pay there).
+        lossy; the gate decides. In front of int8 it made a MiniLM 1.20 times as fast as int8 alone, at 65 % of its
+        multiply-accumulates, and a ResNet-56 slower (``int8=yes`` takes only ranks that pay by kernels alone).
     Source:
         principal components of the outputs: Zhang, Zou, He, Sun, "Accelerating Very Deep Convolutional Networks for
         Classification and Detection", TPAMI 2016; Tucker-2: Kim et al., "Compression of Deep Convolutional Neural
