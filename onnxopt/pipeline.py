@@ -230,10 +230,12 @@ class Pipeline:
         if candidate.exactness is Exactness.LOSSY:
             outcome, why = self._judge(candidate, model, facts, rival)
         else:
+            outputs = self._outputs
             outcome, why = self._compare(candidate, model, facts)
             if outcome is Outcome.KEPT and (rival is not None or candidate.for_speed):
                 pays, why = self._is_faster(model, facts) if candidate.for_speed else self._pays(model, facts)
-                outcome = Outcome.KEPT if pays else Outcome.REFUSED
+                if not pays:
+                    outcome, self._outputs = Outcome.REFUSED, outputs
         if outcome is Outcome.KEPT:
             facts["size"] = self._size = size_of(model)
             self.best = model  # last: whatever interrupts before leaves the model of the step before

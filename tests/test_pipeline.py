@@ -197,6 +197,39 @@ def test_a_pass_for_speed_must_be_faster(
     assert both.kept is kept
 
 
+@dataclass(frozen=True)
+class Reordered(Pass):
+    """Add the terms of a sum the other way round."""
+
+    name: ClassVar[str] = "reordered"
+    exactness: ClassVar[Exactness] = Exactness.ROUNDING
+    for_speed: ClassVar[bool] = True
+
+    def run(self, model: ir.Model, context: Context) -> list[Change]:
+        (node,) = [node for node in model.graph if node.op_type == "Sum"]
+        for index, value in enumerate(reversed(list(node.inputs))):
+            node.replace_input_with(index, value)
+        return [Change("y", "reordered")]
+
+
+@dataclass(frozen=True)
+class Exact(Become):
+    """The same, declared exact."""
+
+    name: ClassVar[str] = "exact"
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+
+
+def test_what_was_refused_for_speed_leaves_the_outputs_of_before(monkeypatch, timed) -> None:
+    """The next exact pass is compared with the model that stays, not with the one that was refused."""
+    monkeypatch.setattr(pipeline, "compare_speed", lambda *_: timed(1.0, 1.0))
+    text = "g (float[8,64] x) => (float[8,64] y) { a = Exp(x)  b = Sin(x)  c = Sqrt(a)  s = Sum(a, b, c)  y = Neg(s) }"
+    _, steps, _ = run(Reordered(), Exact("Neg", "Neg"), text=text)
+    assert [step.outcome for step in steps] == [Outcome.REFUSED, Outcome.KEPT]
+    assert steps[0].difference is not None
+    assert steps[0].difference.relative > 0
+
+
 @pytest.mark.parametrize(("seconds", "kept"), [((1.0, 0.5), True), ((1.0, 1.0), True), ((0.5, 1.0), False)])
 def test_what_pays_elsewhere_must_not_be_slower(monkeypatch, timed, seconds: tuple[float, float], kept: bool) -> None:
     monkeypatch.setattr(pipeline, "compare_speed", lambda *_: timed(*seconds))
