@@ -21,6 +21,18 @@ def folder(kind: str) -> Path | None:
     return base / "onnxopt" / kind
 
 
+def keep(path: Path, content: object, most: int) -> None:
+    """Write JSON all at once, and remove the oldest beside it beyond so many; where it cannot be, nothing happens."""
+    import json
+
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".part")
+        beside.write_text(json.dumps(content))
+        beside.replace(path)
+        trim(path.parent, most)
+
+
 def trim(place: Path, kept: int) -> None:
     """Remove the oldest .json files beyond so many."""
     with contextlib.suppress(OSError):

@@ -5,7 +5,6 @@ A search for the amount, and the next run with another one, need it again, and i
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,9 +72,4 @@ def keep(path: Path | None, found: Judged) -> None:
         }
         for ways, gain in found
     }
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".part")
-        beside.write_text(json.dumps(content))
-        beside.replace(path)
-        cache.trim(path.parent, KEPT)
+    cache.keep(path, content, KEPT)

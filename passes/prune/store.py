@@ -5,7 +5,6 @@ A search for the amount, and the next run with another one, need them again, and
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,9 +65,4 @@ def keep(path: Path | None, found: Sequence[Prunable]) -> None:
         }
         for one in found
     }
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".part")
-        beside.write_text(json.dumps(content))
-        beside.replace(path)
-        cache.trim(path.parent, KEPT)
+    cache.keep(path, content, KEPT)
