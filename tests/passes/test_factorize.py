@@ -501,7 +501,7 @@ class Lenient:
 
 def test_it_is_kept_where_the_file_gets_smaller() -> None:
     model = lower(parse(NET), 3)
-    line = Pipeline(model, Context(CPU), random_samples(model, CPU, {}), Lenient(), Goal.SIZE)
+    line = Pipeline(model, Context(CPU), random_samples(model, CPU, {}), Lenient(), Goal.SIZE, 100.0)
     (step,) = line.run([Factorize(multiple=1)])
     assert step.outcome is Outcome.KEPT
     assert len(files.to_bytes(line.best)) < 0.6 * len(files.to_bytes(model))

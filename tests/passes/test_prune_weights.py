@@ -479,7 +479,7 @@ class Lenient:
 
 def test_it_is_kept_where_it_does_no_harm_and_says_what_it_is_good_for() -> None:
     model = net(*LAYERS["Gemm"])
-    line = Pipeline(model, Context(CPU), random_samples(model, CPU, {}), Lenient(), Goal.SIZE)
+    line = Pipeline(model, Context(CPU), random_samples(model, CPU, {}), Lenient(), Goal.SIZE, 100.0)
     (step,) = line.run([PruneWeights()])
     size = len(files.to_bytes(model))
     assert step.outcome is Outcome.KEPT

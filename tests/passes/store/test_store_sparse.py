@@ -188,5 +188,6 @@ def test_passes_that_do_not_rewrite_them_keep_them_sparse() -> None:
     assert run_pass(StoreSparse(), model)
     contents = files.to_bytes(model)
     for rewrite in recipes.default(model, Goal.LATENCY, CPU, has_data=False):
-        rewrite.run(model, Context(CPU))  # type: ignore[union-attr]
+        if not rewrite.for_speed:  # type: ignore[union-attr]  # what the clock decides may rewrite them
+            rewrite.run(model, Context(CPU))  # type: ignore[union-attr]
     assert files.to_bytes(model) == contents
