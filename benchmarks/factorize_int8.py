@@ -29,7 +29,7 @@ INT8 = {
 """What competes on a model, its metric, and the drop that is allowed, generous, so that the clock decides."""
 HEADER = """
 In front of int8: what competes, and what the clock says of it; the first against float, the others against the best
-before them. Nothing is wanted: on these models low rank gained nothing on top of int8.
+before them. Nothing is wanted: what low rank gains in front of int8 is what the clock says.
 
 | model | passes | outcome | why | drop |  |
 |---|---|---|---|---|---|"""
