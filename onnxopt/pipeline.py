@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -319,7 +318,7 @@ def compare_speed(a: ir.Model, b: ir.Model, samples: Samples, target: Target, **
 
     def load() -> tuple[benchmark.Run, benchmark.Run]:
         sessions = [Session(model, target, spinning=target.threads == 1) for model in (a, b)]
-        first, second = (functools.partial(session.run, feeds) for session in sessions)
+        first, second = (session.bound(feeds) for session in sessions)
         return first, second
 
     return benchmark.compare_loads(load, threads=target.threads, **limits)

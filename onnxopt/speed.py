@@ -156,7 +156,7 @@ def _alone(model: ir.Model, samples: Samples, target: Target, limits: dict[str, 
     """One session in both places: the same protocol, environment and warnings as for two."""
     feeds = samples.first()
     session = Session(model, target, spinning=target.threads == 1)
-    return compare(lambda: session.run(feeds), lambda: session.run(feeds), threads=target.threads, **limits)
+    return compare(session.bound(feeds), session.bound(feeds), threads=target.threads, **limits)
 
 
 def _warnings(paths: Sequence[Path], found: Sequence[Comparison]) -> tuple[str, ...]:
