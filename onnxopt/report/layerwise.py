@@ -75,7 +75,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """One of the two models: operators, kernels and seconds by label; and the seconds of the rest."""
 
     ops: Mapping[str, str]
@@ -103,7 +103,7 @@ def layers(
     return joined(before, after, steps)
 
 
-def joined(before: _Side, after: _Side, steps: Sequence[Step]) -> Layers:
+def joined(before: Side, after: Side, steps: Sequence[Step]) -> Layers:
     """The rows of two models."""
     said = _said(steps)
     every = [_row(name, before, after, said.get(name, [])) for name in dict.fromkeys([*before.ops, *after.ops])]
@@ -114,10 +114,10 @@ def joined(before: _Side, after: _Side, steps: Sequence[Step]) -> Layers:
     return Layers(rows, len(every) - len(rows), before.rest, after.rest)
 
 
-def _side(model: ir.Model, feeds: Mapping[str, np.ndarray], target: Target) -> _Side:
+def _side(model: ir.Model, feeds: Mapping[str, np.ndarray], target: Target) -> Side:
     seconds, rest = node_seconds(model, feeds, target)
     ops = {label(node): node.op_type for node in model.graph if node.op_type != "Constant"}
-    return _Side(ops, node_kernels(model, target), seconds, rest)
+    return Side(ops, node_kernels(model, target), seconds, rest)
 
 
 def _said(steps: Iterable[Step]) -> dict[str, list[tuple[Step, Change | Refusal]]]:
@@ -130,11 +130,14 @@ def _said(steps: Iterable[Step]) -> dict[str, list[tuple[Step, Change | Refusal]
     return found
 
 
-def _row(name: str, before: _Side, after: _Side, said: Sequence[tuple[Step, Change | Refusal]]) -> Layer:
+def _row(name: str, before: Side, after: Side, said: Sequence[tuple[Step, Change | Refusal]]) -> Layer:
     planned = [item.kernel for step, item in said if step.kept and item.kernel]
     noises = [item.noise for _, item in said if item.noise is not None]
     changes = [f"{step.words}: {item.what}" for step, item in said if isinstance(item, Change)]
-    refusals = {item.why: f"{step.words}: {item.why}" for step, item in said if isinstance(item, Refusal)}
+    refusals: dict[str, str] = {}
+    for step, item in said:
+        if isinstance(item, Refusal):
+            refusals.setdefault(item.why, f"{step.words}: {item.why}")
     return Layer(
         name=name,
         op=before.ops.get(name) or after.ops[name],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def _is(kinds: type | tuple[type, ...], words: str) -> Check:
 
 def _number(value: Any, where: str) -> None:
     _is((int, float), "a number")(value, where)
-    if not math.isfinite(value) or abs(value) > MAGNITUDE:
+    if not abs(value) <= MAGNITUDE:  # nor is it, where it is NaN
         raise DataError(f"{where} is no number that can be")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,12 +87,12 @@ def step_rows(content: Content) -> list[Row]:
 
 
 def _step_rows(content: Content) -> Iterator[Row]:
-    stairs = {stair["name"]: place for place, stair in enumerate(content["stairs"]["bytes"])}
+    stairs = itertools.count()  # those of the kept steps, in their order
     for place, step in enumerate(content["steps"]):
         at = ("steps", place)
         size: Sentence = [NOTHING]
-        if step["outcome"] == "kept" and step["pass"] in stairs:
-            size = [number(content, "signed bytes", "stairs", "bytes", stairs[step["pass"]], "by")]
+        if step["outcome"] == "kept" and step["bytes"] and (stair := next(stairs)) < len(content["stairs"]["bytes"]):
+            size = [number(content, "signed bytes", "stairs", "bytes", stair, "by")]
         yield (
             [step["pass"]],
             [step["outcome"]],

@@ -54,4 +54,5 @@ def write_content(content: Content, path: Path) -> None:
         UsageError: as ``write``.
     """
     check_form(path)
-    files.write_text(path, FORMS[path.suffix](content))
+    text = FORMS[path.suffix](content)
+    files.write_text(path, text.encode(errors="replace").decode())  # half a surrogate pair may be part of a name

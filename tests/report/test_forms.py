@@ -49,7 +49,7 @@ def test_the_ledger_is_in_json_and_markdown(report: Report, tmp_path: Path) -> N
         write(report, tmp_path / name)
     found = json.loads((tmp_path / "r.json").read_text())
     saved = report.ledger["share-initializers"]
-    assert found["version"] == 2
+    assert found["version"] == 3
     assert found["ledger"] == {"share-initializers": {"file": saved.file, "session": 2048}}
     assert found["steps"][0]["changes"][0]["saved"]["session"] == 2048
     assert f"| `share-initializers` | {saved.file:,} | 2,048 |" in (tmp_path / "r.md").read_text()
