@@ -43,7 +43,7 @@ def html(content: Content) -> str:
         title=text(verdict(content)),
         rows=tables.before_and_after(content),
         steps=list(zip(content["steps"], tables.step_rows(content), strict=True)),
-        layers=list(zip(known, tables.layer_rows(content) if known else [], strict=True)),
+        layers=_slowest_first(known, tables.layer_rows(content) if known else []),
         longest=_longest(known),
         command=shlex.join(content["origin"]["command"]),
         plots={
@@ -74,6 +74,12 @@ def halves(sentence: Sentence) -> tuple[Sentence, Sentence]:
 def _number(part: Number) -> Markup:
     value = json.dumps(part.value)
     return Markup('<span class="n" data-field="{}" data-value="{}">{}</span>').format(part.field, value, part.text)
+
+
+def _slowest_first(known: Sequence[dict[str, Any]], rows: Sequence[tables.Row]) -> list[tuple[int, Any, tables.Row]]:
+    """Place in the graph, layer and row; those without a time before come last."""
+    found = [(place, layer, row) for place, (layer, row) in enumerate(zip(known, rows, strict=True), 1)]
+    return sorted(found, key=lambda one: (one[1]["seconds_before"] is None, -(one[1]["seconds_before"] or 0.0)))
 
 
 def _longest(rows: Sequence[dict[str, Any]]) -> float:

@@ -63,7 +63,7 @@ def duration(value: float) -> str:
     for factor, unit in ((1.0, "s"), (1e-3, "ms")):
         if abs(value) >= 0.9995 * factor:
             return f"{_three(value / factor)} {unit}"
-    return f"{_three(value / 1e-6)} µs"
+    return f"{_three(value / 1e-6)} µs" if abs(value) >= 5e-9 else "0 µs"
 
 
 def times(value: float) -> str:
@@ -103,12 +103,12 @@ def turned(form: Callable[[float], str]) -> Callable[[float], str]:
 
 def plain(value: float) -> str:
     """As it is, without a sign: a difference of scores in words."""
-    return f"{abs(value):.4g}"
+    return f"{abs(value):.4f}" if 5e-5 <= abs(value) < 1000 or value == 0 else f"{abs(value):.2g}"
 
 
 def signed_plain(value: float) -> str:
     """The same with its sign."""
-    return f"{value:.4g}".replace("-", "−")
+    return ("−" if value < 0 else "") + plain(value)
 
 
 def _three(value: float) -> str:

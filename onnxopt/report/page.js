@@ -35,7 +35,7 @@
       button.type = "button";
       button.append(...heading.childNodes);
       heading.append(button);
-      const first = heading.classList.contains("num") ? "descending" : "ascending";
+      const first = heading.classList.contains("num") && column > 0 ? "descending" : "ascending";
       const other = first === "ascending" ? "descending" : "ascending";
       button.addEventListener("click", () => {
         sort(table, column, heading.getAttribute("aria-sort") === first ? other : first);
@@ -43,7 +43,7 @@
     }
   }
 
-  /* A link can ask for an order: #sort=3 is as a click on the fourth heading, #sort=3,3 as two. */
+  /* A link can ask for an order: #sort=1 is as a click on the second heading, #sort=1,1 as two. */
   const asked = /^#sort=([\d,]+)$/.exec(location.hash);
   for (const column of asked ? asked[1].split(",") : []) {
     document.querySelectorAll("table.sortable thead button")[Number(column)]?.click();

@@ -27,6 +27,8 @@ WIDTH, DOTS = 5.2, 72
 TEXT = 11
 STAIRS = 8
 """Stairs that are drawn; those that change least are drawn as one."""
+SMALL = 0.002
+"""Of the whole: what is drawn as one with its neighbours."""
 NAME = 30
 """Characters of the name of a stair."""
 SETTINGS: Any = {
@@ -129,8 +131,9 @@ def stairs(content: Content, unit: str) -> Plot | None:
 
 def _fewest(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The stairs that change most, in their order; neighbours among the others as one."""
+    least = SMALL * max(max(stair["from"], stair["to"]) for stair in found)
     changed = sorted(found, key=lambda stair: -abs(stair["to"] - stair["from"]))[:STAIRS]
-    names = {id(stair) for stair in changed if stair["to"] != stair["from"]}
+    names = {id(stair) for stair in changed if abs(stair["to"] - stair["from"]) > least}
     kept: list[dict[str, Any]] = []
     for stair in found:
         if id(stair) in names:

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxopt.report.numbers import NOTHING, Content, number
 from onnxopt.report.sentences import Sentence
+from onnxopt.report.stairs import ORIGINAL
 
 Row = tuple[Sentence, ...]
 """One cell for each column."""
@@ -108,8 +109,8 @@ def _ratio(content: Content, step: dict[str, Any], place: int) -> Sentence:
     if step["speed"] is None:
         return [NOTHING]
     ratio, low, high = (number(content, "times", "steps", place, "speed", name) for name in ("ratio", "low", "high"))
-    against = f", against {step['against']}" if step["against"] else ""
-    return [ratio, "x", " [", low, ", ", high, "]", against]
+    rival = "" if not step["against"] else " than the original" if step["against"] == ORIGINAL else " than its rival"
+    return [ratio, "x as fast", rival, " [", low, ", ", high, "]"]
 
 
 def layer_rows(content: Content) -> list[Row]:

@@ -24,7 +24,7 @@ from onnxopt.report.sentences import text, verdict
         ("seconds", 0.0009996, "1.00 ms"),
         ("seconds", 24.2e-6, "24.2 µs"),
         ("seconds", 46.25, "46.2 s"),
-        ("seconds", 0, "0.00 µs"),
+        ("seconds", 0, "0 µs"),
         ("times", 2.634, "2.63"),
         ("times", 14.26, "14.3"),
         ("percent", 0.2737, "27 %"),
@@ -33,7 +33,9 @@ from onnxopt.report.sentences import text, verdict
         ("points", -0.0004, "0.04"),
         ("signed points", -0.002, "−0.2"),
         ("gained points", 0.015, "−1.5"),
-        ("gained plain", -0.25, "0.25"),
+        ("gained plain", -0.25, "0.2500"),
+        ("plain", 3.1e-6, "3.1e-06"),
+        ("signed plain", -0.00163, "−0.0016"),
         ("count", 270, "270"),
         ("count", 2000, "2,000"),
         ("decibel", 31.26, "31.3 dB"),
@@ -69,7 +71,7 @@ def test_a_gain_in_accuracy_is_told_as_one(report: Report, dropped) -> None:
 
 def test_an_error_that_grows_is_told_as_worse(report: Report, dropped) -> None:
     worse = dataclasses.replace(dropped, metric="mse", before=0.0, after=0.5, drop=0.5, low=0.4, high=0.6)
-    assert "mse 0.5 higher, which is worse [0.4, 0.6] on" in said(report, drop=worse)
+    assert "mse 0.5000 higher, which is worse [0.4000, 0.6000] on" in said(report, drop=worse)
 
 
 def test_what_cannot_be_told_apart_is_not_claimed(report: Report) -> None:
