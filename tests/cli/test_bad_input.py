@@ -261,7 +261,7 @@ BAD: dict[str, tuple[Make, int, tuple[str, ...]]] = {
     "a state without an output": (words("m.onnx --state h"), 2, ("write --state name=value",)),
     "a state input that is not there": (words("m.onnx --state hh=y"), 2, ("no input 'hh'", "did you mean 'h'?")),
     "a state output that is not there": (words("m.onnx --state h=yy"), 2, ("no output 'yy'", "did you mean 'y'?")),
-    "a report of unknown form": (words("m.onnx --report r.pdf"), 2, (".json and .md",)),
+    "a report of unknown form": (words("m.onnx --report r.pdf"), 2, (".json, .md and .html",)),
     "a report in a missing folder": (words("m.onnx --report no/r.md"), 2, ("there is no folder",)),
     "a recipe saved in a missing folder": (words("m.onnx --save-recipe no/r.toml"), 2, ("there is no folder",)),
     "a recipe saved over the model": (words("m.onnx --save-recipe m.onnx"), 2, ("would be lost",)),
