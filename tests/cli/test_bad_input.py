@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxopt import files, passes
+from onnxopt import files, fresh, passes
 from onnxopt import optimize as road
 from onnxopt.cli import main as program
 from onnxopt.core import Change, Context, Exactness, Pass
@@ -437,6 +437,8 @@ def strange_passes(monkeypatch: pytest.MonkeyPatch, timed: Any) -> None:
     """The passes above are known; the clock says that the result is faster."""
     monkeypatch.setattr(passes, "PASSES", (*passes.PASSES, Sleeps, Interrupts, Raises, Negates, Rounds, Loses))
     monkeypatch.setattr(road, "compare_speed", lambda *_, **__: timed(2.0, 1.0))
+    one = fresh.Fresh(*[fresh.Spread((1.0,))] * 4)
+    monkeypatch.setattr(fresh, "measure", lambda *_, **__: one)  # a report asks for memory; no process is started
 
 
 def asked(*names: str) -> list[str]:
