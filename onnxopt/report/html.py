@@ -10,7 +10,7 @@ import base64
 import functools
 import hashlib
 import json
-import shlex
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import PurePath
@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from onnxopt.report import plots, tables
-from onnxopt.report.numbers import Content, Number, number, pointer
+from onnxopt.report.numbers import Content, Number, number, pointer, shell
 from onnxopt.report.sentences import Sentence, text, verdict
 
 PAGE, STYLE, SCRIPT = "page.html.j2", "page.css", "page.js"
@@ -45,7 +45,7 @@ def html(content: Content) -> str:
         steps=list(zip(content["steps"], tables.step_rows(content), strict=True)),
         layers=_slowest_first(known, tables.layer_rows(content) if known else []),
         longest=_longest(known),
-        command=shlex.join(content["origin"]["command"]),
+        command=shell(content["origin"]["command"]),
         plots={
             "latency": plots.latencies(content),
             "seconds": plots.stairs(content, "seconds"),
@@ -71,6 +71,11 @@ def halves(sentence: Sentence) -> tuple[Sentence, Sentence]:
     return sentence[:place], sentence[place:]
 
 
+def breakable(name: str) -> Markup:
+    """A name that breaks between its parts, where it must."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/._:])", name))
+
+
 def _number(part: Number) -> Markup:
     value = json.dumps(part.value)
     return Markup('<span class="n" data-field="{}" data-value="{}">{}</span>').format(part.field, value, part.text)
@@ -92,7 +97,7 @@ def _environment() -> Environment:
     """Everything is escaped; a name that the template lacks is an error."""
     loader = PackageLoader("onnxopt.report", "")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters.update(cell=cell, halves=halves)
+    made.filters.update(cell=cell, halves=halves, breakable=breakable, said=tables.said)
     made.globals.update(number=lambda *words: cell([number(*words)]), pointer=pointer)
     return made
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from onnxopt.report.numbers import Content, number
+from onnxopt.report.numbers import Content, number, shell
 from onnxopt.report.sentences import Sentence, text, verdict
 from onnxopt.report.tables import Row, before_and_after, layer_rows, percentile_rows, step_rows
 
@@ -37,7 +37,7 @@ def _parts(content: Content) -> Iterator[str]:
     yield _ledger(content)
     if content["layers"]:
         yield "\n## Layers that take the most time\n"
-        yield _table(["layer", "planned", "kernel", "before", "after", "sensitivity", "left alone"], _longest(content))
+        yield _table(["layer", "planned", "kernel", "before", "after", "sensitivity", "steps"], _longest(content))
     yield "\n## Left alone\n"
     yield "\n".join(_refusals(content)) or "nothing"
     yield "\n## How to reproduce\n"
@@ -70,7 +70,7 @@ def _refusals(content: Content) -> list[str]:
 
 def _origin(content: Content) -> Iterator[str]:
     origin = content["origin"]
-    yield f"```\n{shlex.join(origin['command']).replace('```', '')}\n```\n"
+    yield textwrap.indent(shell(origin["command"]), "    ") + "\n"
     rows = [(f["role"], f"`{_cell(f['path'])}`", f"{f['size']:,}", f"`{f['sha256'] or '-'}`") for f in origin["files"]]
     yield _table(["file", "path", "bytes", "sha256"], rows)
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())

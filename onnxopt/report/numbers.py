@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,14 @@ def number(content: Content, form: str, *path: str | int) -> Number:
     for part in path:
         value = value[part] if value is not None else None
     return Number(pointer(*path), value, NOTHING if value is None else FORMS[form](value))
+
+
+def shell(words: Sequence[str]) -> str:
+    """Words of a command line, quoted for a shell, an option a line."""
+    quoted = [*map(shlex.quote, words)]
+    end = quoted.index("--") if "--" in quoted else len(quoted)
+    lines = [" ".join(quoted[:2]), *quoted[2:end], *([" ".join(quoted[end:])] if quoted[end:] else [])]
+    return " \\\n  ".join(lines)
 
 
 def size(value: float) -> str:

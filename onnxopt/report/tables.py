@@ -114,7 +114,7 @@ def _ratio(content: Content, step: dict[str, Any], place: int) -> Sentence:
 
 
 def layer_rows(content: Content) -> list[Row]:
-    """Every layer: name, operator to kernel, seconds before and after, sensitivity, and what was left alone."""
+    """Every layer: name, planned and real kernel, seconds before and after, sensitivity, and what steps said of it."""
     return [_layer_row(content, place, layer) for place, layer in enumerate(content["layers"]["rows"])]
 
 
@@ -127,8 +127,13 @@ def _layer_row(content: Content, place: int, layer: dict[str, Any]) -> Row:
         [number(content, "seconds", *at, "seconds_before")],
         [number(content, "seconds", *at, "seconds")],
         [number(content, "decibel", *at, "sqnr_db")],
-        ["; ".join(layer["refusals"])],
+        ["; ".join(said(layer))],
     )
+
+
+def said(layer: dict[str, Any]) -> list[str]:
+    """What steps did to a layer, and which left it alone, and why."""
+    return [*layer["changes"], *(f"left alone by {why}" for why in layer["refusals"])]
 
 
 def _kernel(layer: dict[str, Any]) -> str:

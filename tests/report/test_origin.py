@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from onnxopt.gate import Limits
 from onnxopt.optimize import Options
 from onnxopt.pipeline import Goal
 from onnxopt.report import origin
+from onnxopt.report.numbers import shell
 from onnxopt.report.origin import hashed, hashes, machine, now, versions
 from onnxopt.target import Target
 
@@ -60,6 +62,14 @@ def test_the_command_asks_for_the_same(options: Options) -> None:
 
 def test_the_command_says_only_what_is_not_the_default() -> None:
     assert Options().command("m.onnx", "o.onnx") == ("onnxopt", "optimize", "--output=o.onnx", "--", "m.onnx")
+
+
+@pytest.mark.parametrize("options", [Options(), ALL], ids=["defaults", "everything"])
+def test_a_shell_reads_the_command_as_it_is_shown(options: Options) -> None:
+    words = options.command("my model's.onnx", "o.onnx")
+    done = subprocess.run(["sh", "-c", f"printf '%s\\n' {shell(words)}"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == list(words)
+    assert len(shell(words).splitlines()) == len(words) - 2
 
 
 def test_every_option_is_told() -> None:

@@ -28,6 +28,10 @@ POINTS = {"/accuracy/drop", "/accuracy/low", "/accuracy/high"}
 """Shown as points in the verdict, and as scores in the table."""
 
 
+VOID = {"meta", "wbr", "br", "img", "link"}
+"""Elements without an end."""
+
+
 class Page(HTMLParser):
     """A page as a test needs it.
 
@@ -60,7 +64,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = dict(attrs)
         self.tags.append((tag, attributes))
-        self._open.append((tag, attributes))
+        if tag not in VOID:
+            self._open.append((tag, attributes))
         if tag == "script":
             self.scripts.append((attributes, ""))
         if tag == "table":
