@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -312,16 +315,25 @@ class Pipeline:
 
 
 def compare_speed(a: ir.Model, b: ir.Model, samples: Samples, target: Target, **limits: Any) -> benchmark.Comparison:
-    """Time two models against each other on the first sample; above 1, ``b`` is faster."""
+    """Time two models against each other on the first sample; above 1, ``b`` is faster.
+
+    Args:
+        a: the first; both are loaded from files many times.
+        b: the second.
+        samples: inputs of both.
+        target: where they run.
+        limits: of ``benchmark.compare_loads``.
+    """
     feeds = samples.first()
     progress.detail("timing")
 
-    def load() -> tuple[benchmark.Run, benchmark.Run]:
-        sessions = [Session(model, target, spinning=target.threads == 1) for model in (a, b)]
-        first, second = (session.bound(feeds) for session in sessions)
-        return first, second
+    def load(path: Path) -> benchmark.Run:
+        return Session(path, target, spinning=target.threads == 1).bound(feeds)
 
-    return benchmark.compare_loads(load, threads=target.threads, **limits)
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        paths = [files.save(model, Path(folder) / f"{name}.onnx")[0] for name, model in (("a", a), ("b", b))]
+        first, second = (functools.partial(load, path) for path in paths)
+        return benchmark.compare_loads(first, second, threads=target.threads, **limits)
 
 
 def size_of(model: ir.Model) -> int:
