@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxopt.data import Batch, Dataset, random_dataset
 from onnxopt.errors import ModelError
+from onnxopt.roles import Bounds, input_bounds
 from onnxopt.runtime import Outputs, Session, input_specs, zero_state
 from onnxopt.target import Target
 
@@ -83,18 +84,36 @@ def with_state(data: Dataset, model: ir.Model, state: Mapping[str, str]) -> Samp
 
 
 def random_samples(
-    model: ir.Model, target: Target, state: Mapping[str, str], *, count: int = 4, seed: int = 0
+    model: ir.Model, target: Target, state: Mapping[str, str], *, count: int = 4, seed: int = 0, batch: int = 1
 ) -> Samples:
-    """Random inputs on which the model runs: sizes of dynamic dimensions are tried until it does.
+    """Random inputs that respect the model (see ``onnxopt.roles``), on which it runs.
+
+    Sizes of dynamic dimensions are tried until it does, and smaller integers; at last without what the graph seems
+    to say of its inputs. What ``target`` says of shapes and ranges always holds.
+
+    Args:
+        model: whose inputs.
+        target: where it runs, shapes and ranges of inputs.
+        state: state input name to the output that feeds it; these inputs are zero.
+        count: samples.
+        seed: of the numbers.
+        batch: size of a dynamic axis 0.
 
     Raises:
         ModelError: if no tried size runs; says to give the shapes.
+        UsageError: if a shape or range does not fit an input.
     """
     specs = [spec for spec in input_specs(model) if spec.name not in state]
     session = Session(model, target, optimize=False)
     dynamic = any(not isinstance(dim, int) for spec in specs for dim in spec.shape or (None,))
-    for fill, high in itertools.product((1, 16, 64, 224, 512, 1024) if dynamic else (1,), (100, 10, 2)):
-        data = random_dataset(specs, target.shapes, count=count, seed=seed, fill=fill, high=high)
+    given = {name: Bounds(*ends) for name, ends in target.ranges.items()}
+    fed = {spec.name for spec in specs}
+    found = {name: bounds for name, bounds in input_bounds(model).items() if name in fed}
+    fills = (1, 16, 64, 224, 512, 1024) if dynamic else (1,)
+    for bounds, fill, high in itertools.product((found, {}) if found else ({},), fills, (100, 10, 2)):
+        data = random_dataset(
+            specs, target.shapes, count=count, seed=seed, fill=fill, high=high, batch=batch, bounds={**bounds, **given}
+        )
         samples = with_state(data, model, state)
         try:
             session.run(samples.first())

@@ -23,6 +23,7 @@ class Target:
         provider: ``cpu`` or ``cuda``.
         threads: of one operator (ONNX Runtime's intra-op threads).
         shapes: input name to its shape, for inputs with dynamic dimensions; or such a dimension's name to ``(size,)``.
+        ranges: input name to the smallest and the largest number in it, where inputs are random.
         features: instruction sets as Linux names them (``avx2``, ``avx512_vnni``, ``amx_int8``); None: those of
             this processor.
     """
@@ -31,6 +32,7 @@ class Target:
     threads: int = 1
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
     features: frozenset[str] | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def int8_saturates(self) -> bool:
