@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt.data import Batch, Dataset, random_dataset
@@ -78,9 +79,24 @@ class Samples:
         return {**next(iter(self.data.batches(1))).feeds, **self.start}
 
 
-def with_state(data: Dataset, model: ir.Model, state: Mapping[str, str]) -> Samples:
-    """Data for a model whose ``state`` inputs start at zero."""
-    return Samples(data, state, zero_state(input_specs(model), state))
+def with_state(data: Dataset, model: ir.Model, state: Mapping[str, str], *, batch: int = 1) -> Samples:
+    """Data for a model whose ``state`` inputs start at zero.
+
+    Args:
+        data: without the states.
+        model: whose inputs.
+        state: state input name to the output that feeds it.
+        batch: how many samples are run at once: the size of dynamic dimensions of states that are called as
+            axis 0 of another input; others are 1.
+    """
+    specs = input_specs(model)
+    start = zero_state(specs, state)
+    names = {spec.shape[0] for spec in specs if spec.name not in state and spec.shape} - {None}
+    for spec in specs:
+        if spec.name in state and spec.shape and names.intersection(spec.shape):
+            dims = [batch if dim in names and isinstance(dim, str) else dim for dim in spec.shape]
+            start[spec.name] = np.zeros([dim if isinstance(dim, int) else 1 for dim in dims], spec.dtype)
+    return Samples(data, state, start)
 
 
 def random_samples(
@@ -114,7 +130,7 @@ def random_samples(
         data = random_dataset(
             specs, target.shapes, count=count, seed=seed, fill=fill, high=high, batch=batch, bounds={**bounds, **given}
         )
-        samples = with_state(data, model, state)
+        samples = with_state(data, model, state, batch=batch)
         try:
             session.run(samples.first())
         except ModelError as error:
