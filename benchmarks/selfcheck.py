@@ -14,8 +14,9 @@ import functools
 import json
 import math
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import onnx.numpy_helper
 import onnx.parser
 import onnx_ir as ir
 
+from onnxopt import files
 from onnxopt.benchmark import Comparison, Verdict, compare_loads
 from onnxopt.runtime import Session
 from onnxopt.target import Target
@@ -32,6 +34,8 @@ from onnxopt.target import Target
 ALLOWED = 0.05
 WAIT, FOUND, WITHIN = 0.03, 0.9, 10.0
 OFF = 0.03
+LONGER = {"MLP 10x320": "MLP 8x320", "conv 8x32": "conv 6x32", "conv 6x64": "conv 5x64", "MLP 5x2048": "MLP 4x2048"}
+"""Networks that take about 30 % longer than others."""
 HEAD = '<ir_version: 10, opset_import: ["" : 18]>'
 
 
@@ -74,34 +78,71 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
     target = Target(threads=words.threads)
-    short = {"min_seconds": words.seconds, "patience": 1.0}
-    tables = {
-        "self": table("self", (alike(*each, target, words.comparisons, **short) for each in models().items())),
-        "waiting": table("waiting", (waiting(*each, target, words.power) for each in models().items())),
-        "apart": table("apart", (apart(name, *pair, target, words.long) for name, pair in pairs().items())),
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        written = {name: saved(model, Path(folder) / f"{place}.onnx") for place, (name, model) in enumerate(models())}
+        tables = compared(written, target, words)
     if words.json:
         rows = {key: [dataclasses.asdict(row) for row in table] for key, table in tables.items()}
         words.json.write_text(json.dumps({"version": 2, **rows}, indent=2) + "\n")
     return int(not all(row.reached for rows in tables.values() for row in rows))
 
 
-def alike(name: str, model: ir.Model, target: Target, comparisons: int, **limits: Any) -> Row:
+def compared(subjects: Mapping[str, Subject], target: Target, words: argparse.Namespace) -> dict[str, list[Row]]:
+    """The three tables."""
+    short = {"min_seconds": words.seconds, "patience": 1.0}
+    some = {name: subject for name, subject in subjects.items() if name not in LONGER}
+    pairs = {f"{long} and {name}": (subjects[long], subjects[name]) for long, name in LONGER.items()}
+    return {
+        "self": table("self", (alike(*each, target, words.comparisons, **short) for each in some.items())),
+        "waiting": table("waiting", (waiting(*each, target, words.power) for each in some.items())),
+        "apart": table("apart", (apart(name, *pair, target, words.long) for name, pair in pairs.items())),
+    }
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model's file, and its input."""
+
+    path: Path
+    feeds: Mapping[str, np.ndarray]
+
+    def load(self, target: Target, wait: float = 0.0) -> Callable[[], object]:
+        """One iteration of a session of its own, and then so many seconds of waiting."""
+        run = Session(self.path, target, spinning=target.threads == 1).bound(self.feeds)
+
+        def slow() -> None:
+            run()
+            until = time.perf_counter() + wait
+            while time.perf_counter() < until:
+                pass
+
+        return slow if wait else run
+
+
+def saved(model: ir.Model, path: Path) -> Subject:
+    """A model with random numbers for its input."""
+    shape = model.graph.inputs[0].shape
+    assert shape is not None
+    feeds = {"x": np.random.default_rng(1).standard_normal(shape.numpy()).astype(np.float32)}
+    return Subject(files.save(model, path)[0], feeds)
+
+
+def alike(name: str, model: Subject, target: Target, comparisons: int, **limits: Any) -> Row:
     """A model against itself, often and shortly."""
     found = [timed(model, model, target, **limits) for _ in range(comparisons)]
     row = summarized(name, found, 0.0)
     return dataclasses.replace(row, reached=row.faster + row.slower <= ALLOWED)
 
 
-def waiting(name: str, model: ir.Model, target: Target, comparisons: int) -> Row:
+def waiting(name: str, model: Subject, target: Target, comparisons: int) -> Row:
     """A model against itself, the first waits for 3 % of the time that one iteration takes."""
-    extra = WAIT * typical(runner(model, target))
+    extra = WAIT * typical(model.load(target))
     found = [timed(model, model, target, wait=extra) for _ in range(comparisons)]
     row = summarized(name, found, WAIT)
     return dataclasses.replace(row, reached=row.faster >= FOUND and row.seconds <= WITHIN)
 
 
-def apart(name: str, a: ir.Model, b: ir.Model, target: Target, seconds: float) -> Row:
+def apart(name: str, a: Subject, b: Subject, target: Target, seconds: float) -> Row:
     """Two models: ten comparisons as users make them against a long one."""
     long, _ = timed(a, b, target, min_seconds=seconds, patience=2 * seconds)
     found = [timed(a, b, target) for _ in range(10)]
@@ -112,12 +153,11 @@ def apart(name: str, a: ir.Model, b: ir.Model, target: Target, seconds: float) -
 Timed = tuple[Comparison, float]
 
 
-def timed(a: ir.Model, b: ir.Model, target: Target, *, wait: float = 0.0, **limits: Any) -> Timed:
+def timed(a: Subject, b: Subject, target: Target, *, wait: float = 0.0, **limits: Any) -> Timed:
     """A comparison, and how long it took."""
     start = time.perf_counter()
-    first, second = functools.partial(runner, a, target, wait), functools.partial(runner, b, target)
-    found = compare_loads(first, second, threads=target.threads, **limits)
-    return found, time.perf_counter() - start
+    first, second = functools.partial(a.load, target, wait), functools.partial(b.load, target)
+    return compare_loads(first, second, threads=target.threads, **limits), time.perf_counter() - start
 
 
 def summarized(name: str, results: Sequence[Timed], truth: float) -> Row:
@@ -163,23 +203,6 @@ def table(name: str, rows: Iterable[Row]) -> list[Row]:
     return shown
 
 
-def runner(model: ir.Model, target: Target, wait: float = 0.0) -> Callable[[], object]:
-    """One iteration of a session of its own, and then so many seconds of waiting."""
-    session = Session(model, target, spinning=target.threads == 1)
-    shape = model.graph.inputs[0].shape
-    assert shape is not None
-    feeds = {"x": np.random.default_rng(1).standard_normal(shape.numpy()).astype(np.float32)}
-    run = session.bound(feeds)
-
-    def slow() -> None:
-        run()
-        until = time.perf_counter() + wait
-        while time.perf_counter() < until:
-            pass
-
-    return slow if wait else run
-
-
 def typical(run: Callable[[], object]) -> float:
     """Seconds of one call, after warming up."""
     return float(np.median([elapsed(run) for _ in range(200)][100:]))
@@ -192,24 +215,12 @@ def elapsed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def models() -> dict[str, ir.Model]:
-    """Networks by name; the weights of the last do not fit into the caches."""
-    return {
-        "MLP 8x320": perceptron(320, 8),
-        "conv 6x32, 28x28": convolutions(32, 6, 28),
-        "conv 5x64, 40x40": convolutions(64, 5, 40),
-        "MLP 4x2048, 64 MB": perceptron(2048, 4),
-    }
-
-
-def pairs() -> dict[str, tuple[ir.Model, ir.Model]]:
-    """Two models each, of which the first takes about 30 % longer."""
-    return {
-        "MLP 10 and 8x320": (perceptron(320, 10), perceptron(320, 8)),
-        "conv 8 and 6x32": (convolutions(32, 8, 28), convolutions(32, 6, 28)),
-        "conv 6 and 5x64": (convolutions(64, 6, 40), convolutions(64, 5, 40)),
-        "MLP 5 and 4x2048": (perceptron(2048, 5), perceptron(2048, 4)),
-    }
+def models() -> Iterator[tuple[str, ir.Model]]:
+    """Networks by name; the weights of the MLPs of 2048 do not fit into the caches."""
+    yield from ((f"MLP {layers}x320", perceptron(320, layers)) for layers in (8, 10))
+    yield from ((f"conv {layers}x32", convolutions(32, layers, 28)) for layers in (6, 8))
+    yield from ((f"conv {layers}x64", convolutions(64, layers, 40)) for layers in (5, 6))
+    yield from ((f"MLP {layers}x2048", perceptron(2048, layers)) for layers in (4, 5))
 
 
 def perceptron(width: int, layers: int) -> ir.Model:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from onnxopt import progress
 from onnxopt.load import ForeignLoad
 from onnxopt.quantiles import percentile_intervals
 from onnxopt.target import Target, gpu, processor
@@ -48,8 +49,8 @@ LOADS, MIN_LOADS = 6, 3
 """Times a pair of models is loaded for one comparison; with fewer than the second there is no verdict."""
 LOADS_SECONDS, PATIENCE, PRECISION = 2.0, 10.0, 0.01
 """A comparison of loads takes at least this long, and goes on up to this for an interval as narrow as this."""
-PART_SECONDS = 0.2
-"""Of each pair of loads: most of the doubt is between loads, not within."""
+PART_SECONDS, PART_WARM_SECONDS = 0.1, 0.03
+"""Of each pair of loads, and to warm them up: most of the doubt is between loads, not within."""
 LOADS_FLOOR = 0.005
 """What differs from load to load is in the interval of many loads; a difference this small is no gain to anybody."""
 SLOT_SECONDS = 100e-6
@@ -296,6 +297,7 @@ def compare_loads(
             parts.append(quads)
             timed, ends = timed + spent, clock() + (clock() - begun)  # if there were another one like it
             found = load_interval(parts, confidence)
+            progress.detail(f"timing, {clock() - start:.0f} s of at most {max_seconds or patience:.0f} s")
             complete = len(parts) >= min_loads and timed >= min_seconds
             if complete and (settled(found) or ends - start > patience):
                 break
@@ -349,7 +351,7 @@ def _part(a: Load, b: Load, seconds: float, *, reverse: bool, clock: Clock) -> t
     else:
         first, second = a(), b()
     loading = clock() - begun
-    repeats = _repeats(_warm_up(first, second, clock, WARM_SECONDS / 2))
+    repeats = _repeats(_warm_up(first, second, clock, PART_WARM_SECONDS))
     slots, start = [(run, repeats, clock) for run in (first, second, second, first)], clock()
     rounds: list[list[float]] = []
     while not rounds or clock() - start < max(seconds, loading / 2):

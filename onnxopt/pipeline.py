@@ -138,12 +138,15 @@ class Pipeline:
         self._checker = Checker(samples, context.target)
         self._outputs, self._comparable = self._checker.reproducible(model)
         self._size = size_of(model)
+        self._place = 0, 0
         self._last_lossy: tuple[Candidate, ir.Model, Step] | None = None
         """What was kept last, and the model it started from; None where that is exact."""
 
     def run(self, stages: Iterable[Stage]) -> Iterator[Step]:
         """Run the stages one after the other; ``best`` is the best model after each step, ``steps`` are all so far."""
-        for stage in stages:
+        stages = tuple(stages)
+        for place, stage in enumerate(stages, 1):
+            self._place = place, len(stages)
             if isinstance(stage, OneOf):
                 yield from self._contest(stage)
             elif isinstance(stage, Search):
@@ -203,7 +206,7 @@ class Pipeline:
     def _step(self, candidate: Candidate, base: ir.Model, rival: Rival | None) -> Step:
         started = time.perf_counter()
         facts: dict[str, Any] = {}
-        progress.stage(str(candidate))
+        progress.stage(str(candidate), *self._place)
         try:
             model = base.clone()
             with threadpool_limits(limits=1, user_api="blas"):  # two threads on a busy machine: 90 times as long
