@@ -172,9 +172,14 @@ def _load_and_run(model: str, target: Target, feeds: Mapping[str, np.ndarray]) -
 
 
 def _target(words: Mapping[str, Any]) -> Target:
-    shapes = {name: tuple(shape) for name, shape in words["shapes"].items()}
+    """What JSON made of a target, made good: lists back to tuples, and the features to a set."""
+    mappings = {
+        name: dict(zip(held, map(tuple, held.values()), strict=True))
+        for name, held in words.items()
+        if name in ("shapes", "ranges")
+    }
     features = None if words["features"] is None else frozenset(words["features"])
-    return Target(**{**words, "shapes": shapes, "features": features})
+    return Target(**{**words, **mappings, "features": features})
 
 
 def _fed(array: np.ndarray) -> np.ndarray:
