@@ -135,7 +135,7 @@ _drop = _record(
     low=_maybe(_number), high=_maybe(_number), confidence=_positive, passed=_flag,
 )  # fmt: skip
 _speed = _record(
-    ratio=_positive, low=_positive, high=_positive, confidence=_positive, verdict=_text, warnings=_texts,
+    ratio=_positive, low=_positive, high=_maybe(_positive), confidence=_positive, verdict=_text, warnings=_texts,
     environment=_record(foreign_load=_number),
     a=_record(iterations=_positive, median=_positive), b=_record(iterations=_positive, median=_positive),
 )  # fmt: skip

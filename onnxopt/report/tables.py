@@ -38,7 +38,7 @@ def drop(content: Content, *path: str | int) -> Sentence:
 
 
 def _latency(content: Content) -> Iterator[Row]:
-    if content["latency"] is None:
+    if content["latency"] is None or content["speed"] is None:
         return
     ratio = [number(content, "times", "speed", name) for name in ("ratio", "low", "high")]
     change: Sentence = [ratio[0], "x as fast [", ratio[1], ", ", ratio[2], "], ", content["speed"]["verdict"]]

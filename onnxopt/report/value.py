@@ -160,7 +160,7 @@ class Report:
             "resident": _share(first.resident.median, last.resident.median) if first and last else None,
             "time": None if speed is None else 1 / speed.ratio,
             "time_low": None if speed is None else 1 / speed.high,
-            "time_high": None if speed is None else 1 / speed.low,
+            "time_high": None if speed is None or not speed.low else 1 / speed.low,
         }
 
     def accuracy_line(self) -> str:
