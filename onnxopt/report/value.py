@@ -17,6 +17,7 @@ from onnxopt.gate import Drop
 from onnxopt.graph import walk, weight_bytes
 from onnxopt.pipeline import Outcome, Step, size_of
 from onnxopt.report.details import Details
+from onnxopt.report.markdown import markdown
 from onnxopt.report.origin import Origin
 from onnxopt.report.spread import spread
 from onnxopt.report.stairs import stairs
@@ -145,6 +146,10 @@ class Report:
         }
         plain: dict[str, Any] = _plain(content)
         return plain
+
+    def to_markdown(self) -> str:
+        """As Markdown."""
+        return markdown(self.to_dict())
 
     def _ratios(self) -> dict[str, float | None]:
         """What is left of the original, as shares; and how many times as long a run takes, with its interval."""

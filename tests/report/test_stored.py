@@ -138,3 +138,10 @@ def test_half_a_surrogate_pair_can_be_written(report: Report, tmp_path: Path) ->
     for name in ("r.html", "r.md", "r.json"):
         write_content(content, tmp_path / name)
     assert read(tmp_path / "r.json")["notes"] == ["\ud800"]
+
+
+def test_printed_as_json_nothing_is_written(report: Report, tmp_path: Path) -> None:
+    write(report, tmp_path / "r.json")
+    done = CliRunner().invoke(cli, ["report", str(tmp_path / "r.json"), "--json"])
+    assert json.loads(done.output) == json.loads((tmp_path / "r.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
