@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 SHAPE = "Shape of a dynamic input, or the size of a dimension: sequence=64."
+PROVIDER_OPTION = "Of ONNX Runtime's CUDA provider: use_tf32=0, prefer_nhwc=1, cudnn_conv_algo_search=HEURISTIC, ..."
+GPU_WORDS = ("provider_options", "device_id", "cuda_graph", "require_gpu")
 MODEL = click.Path(path_type=Path)
 
 
@@ -28,14 +30,19 @@ def output_options(function: F) -> F:
 
 
 def target_options(function: F) -> F:
-    """``--provider``, ``--threads`` and ``--shape`` become one ``target``."""
+    """``--provider``, ``--threads``, ``--shape`` and what is for the GPU alone become one ``target``."""
 
     @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+    @click.option("--provider-option", "provider_options", multiple=True, metavar="NAME=VALUE", help=PROVIDER_OPTION)
+    @click.option("--device-id", type=click.IntRange(0), default=0, help="Which GPU.  [default: 0]")
+    @click.option("--cuda-graph", is_flag=True, help="Time replays of a CUDA graph (fixed shapes, all on the GPU).")
+    @click.option("--require-gpu", is_flag=True, help="Refuse a model of which nodes run on the CPU all the same.")
     @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
     @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help=SHAPE)
     @functools.wraps(function)
     def wrapped(*args: Any, provider: str, threads: int, shapes: tuple[str, ...], **rest: Any) -> Any:
-        return function(*args, target=target(provider, threads, shapes), **rest)
+        of_gpu = {word: rest.pop(word) for word in GPU_WORDS}
+        return function(*args, target=target(provider, threads, shapes, **of_gpu), **rest)
 
     return wrapped  # type: ignore[return-value]
 
@@ -53,11 +60,15 @@ def data_options(function: F) -> F:
     return function
 
 
-def target(provider: str, threads: int, shapes: Iterable[str]) -> Target:
-    """The Target of ``--provider``, ``--threads`` and ``--shape``."""
+def target(
+    provider: str, threads: int, shapes: Iterable[str], *, provider_options: Iterable[str] = (), **of_gpu: Any
+) -> Target:
+    """The Target of ``--provider``, ``--threads``, ``--shape``, and of what is for the GPU alone."""
+    from onnxopt.provider_options import read
     from onnxopt.target import Target
 
-    return Target(provider, threads, dict(shape_of(words) for words in shapes))
+    sizes = dict(shape_of(words) for words in shapes)
+    return Target(provider, threads, sizes, provider_options=read(provider_options), **of_gpu)
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:

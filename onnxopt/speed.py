@@ -15,7 +15,7 @@ from onnxopt.benchmark import Comparison, Environment, Timing, Verdict, compare
 from onnxopt.data import open_dataset
 from onnxopt.errors import ModelError, UsageError
 from onnxopt.pipeline import compare_speed
-from onnxopt.runtime import Session, check_state, input_specs, onnxruntime
+from onnxopt.runtime import Fallback, Session, check_state, fallbacks, input_specs, onnxruntime, told
 from onnxopt.samples import Samples, random_samples, with_state
 from onnxopt.target import Target
 from onnxopt.validation import input_differences
@@ -59,6 +59,7 @@ class Speed:
         environment: of the first measurement.
         memory: resident bytes of this process before the model was loaded, and after it ran; one model only.
         warnings: what the reader must know before quoting a number.
+        fallbacks: path to the nodes that ran on the CPU although the GPU was asked for.
     """
 
     models: tuple[str, ...]
@@ -69,6 +70,7 @@ class Speed:
     environment: Environment
     memory: tuple[int, int] | None
     warnings: tuple[str, ...]
+    fallbacks: Mapping[str, tuple[Fallback, ...]] = field(default_factory=dict)
 
     def failures(self, min_ratio: float | None, *, not_slower: bool) -> Iterator[str]:
         """A sentence for each model whose interval begins under ``min_ratio``, or that is slower."""
@@ -93,6 +95,7 @@ class Speed:
             "environment": dict(self.environment.__dict__),
             "memory": memory,
             "warnings": list(self.warnings),
+            "fallbacks": {path: [one.to_dict() for one in found] for path, found in self.fallbacks.items()},
         }
 
 
@@ -123,6 +126,9 @@ def measure(paths: Sequence[Path], options: Options | None = None) -> Speed:
         alone = _alone(first, samples, options.target, limits)
         timing, memory, compared = Timing((*alone.a.seconds, *alone.b.seconds)), (before, _resident()), ()
         found = (alone,)
+    models = zip(paths, (first, *others), strict=True)
+    off_gpu = {str(path): there for path, model in models if (there := fallbacks(model, options.target))}
+    said = [f"{path}: {sentence}" for path, there in off_gpu.items() for sentence in told(there)]
     return Speed(
         models=tuple(map(str, paths)),
         data=samples.data.about,
@@ -131,7 +137,8 @@ def measure(paths: Sequence[Path], options: Options | None = None) -> Speed:
         comparisons=compared,
         environment=found[0].environment,
         memory=memory,
-        warnings=_warnings(paths, found),
+        warnings=(*_warnings(paths, found), *said),
+        fallbacks=off_gpu,
     )
 
 

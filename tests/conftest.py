@@ -10,6 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxopt import benchmark, files
+from onnxopt.runtime import missing_gpu
+from onnxopt.target import Target
 from onnxopt.testing import parse
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's: the tests share the cores already
@@ -69,6 +71,14 @@ def timed() -> Callable[[float, float], benchmark.Comparison]:
         return benchmark.compare(advance(a), advance(b), clock=lambda: now[0])
 
     return compare
+
+
+@pytest.fixture
+def gpu() -> Target:
+    """The GPU; tests that need one are skipped with what is missing."""
+    if missing := missing_gpu():
+        pytest.skip(missing)
+    return Target("cuda")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
