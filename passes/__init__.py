@@ -6,6 +6,7 @@ import re
 
 from onnxopt.core import Pass, suggestion
 from onnxopt.errors import UsageError
+from onnxopt.passes.cast.cast_float16 import CastFloat16
 from onnxopt.passes.cluster.cluster_weights import ClusterWeights
 from onnxopt.passes.convert.convert_layer import ConvertLayer
 from onnxopt.passes.factorize.factorize import Factorize
@@ -86,6 +87,8 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeDynamic,
     QuantizeWeights,
     QuantizeLstm,
+    # cast
+    CastFloat16,
     # cluster
     ClusterWeights,
     # store
