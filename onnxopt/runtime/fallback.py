@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from onnxopt import files
@@ -77,29 +79,36 @@ def fallbacks(model: ir.Model | Path, target: Target) -> tuple[Fallback, ...]:
     copy = (model if isinstance(model, ir.Model) else files.load(model)).clone()
     for number, node in enumerate(walk(copy)):
         node.name = f"{OWN}{number}"
-    found = Session(copy, plain).placed or ()
-    return explained(copy, [one for one in found if one.on_cpu], functools.partial(_on_gpu, target=plain))
+    there = [one for one in Session(copy, plain).placed or () if one.on_cpu]
+    known = {node.name for node in walk(copy)}
+    built = _built(copy, plain) if any(one.node not in known for one in there) else None
+    return explained(copy, there, functools.partial(_on_gpu, target=plain), built)
 
 
-def explained(model: ir.Model, on_cpu: Sequence[Placed], probe: Probe) -> tuple[Fallback, ...]:
+def explained(
+    model: ir.Model, on_cpu: Sequence[Placed], probe: Probe, built: ir.Model | None = None
+) -> tuple[Fallback, ...]:
     """Why nodes are on the CPU, real fallbacks first.
 
     Args:
         model: whose nodes have names of their own.
         on_cpu: what ONNX Runtime put there.
         probe: asks whether a small model runs on the GPU.
+        built: the graph that ONNX Runtime made of the model, for nodes that it made itself.
     """
     nodes = {node.name: node for node in walk(model)}
     shapes = shape_computation(model)
+    made = {node.name for node in shape_computation(built)} if built is not None else set()
     there = {nodes[one.node] for one in on_cpu if one.node in nodes}
     types = inferred(model) if there - shapes else {}
     found, known = list[Fallback](), dict[tuple[object, ...], str]()
     for one in on_cpu:
         node = nodes.get(one.node)
-        if node is None:
+        if node in shapes or (node is None and one.node in made):
+            name = label(node) if node is not None else one.node
+            found.append(Fallback(name, one.operator, "it computes shapes", deliberate=True))
+        elif node is None:
             found.append(Fallback(one.node or one.operator, one.operator, "ONNX Runtime made it itself"))
-        elif node in shapes:
-            found.append(Fallback(label(node), one.operator, "it computes shapes", deliberate=True))
         else:
             key = (one.operator, *types_of(node, types))
             if key not in known:
@@ -121,7 +130,11 @@ def told(found: Iterable[Fallback]) -> tuple[str, ...]:
     if meant:
         count = Counter(one.operator for one in meant)
         kinds = ", ".join(f"{kind} {times}" for kind, times in count.most_common(NAMED))
-        said.append(f"{_nodes(len(meant))} that compute shapes ({kinds}) run on the CPU, where ONNX Runtime wants them")
+        several = len(meant) > 1
+        compute, run, them = ("compute", "run", "them") if several else ("computes", "runs", "it")
+        said.append(
+            f"{_nodes(len(meant))} that {compute} shapes ({kinds}) {run} on the CPU, where ONNX Runtime wants {them}"
+        )
     return tuple(said)
 
 
@@ -196,6 +209,14 @@ def _on_gpu(model: ir.Model, target: Target) -> bool | None:
     except ModelError:
         return None
     return bool(found) and not any(one.on_cpu for one in found or ())
+
+
+def _built(model: ir.Model, target: Target) -> ir.Model:
+    """The graph that ONNX Runtime makes of it, without its weights."""
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        path = Path(folder) / "built.onnx"
+        Session(model, target, save_as=path)
+        return ir.serde.deserialize_model(onnx.load(path, load_external_data=False))
 
 
 def _nodes(count: int) -> str:

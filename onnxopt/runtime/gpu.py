@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ DRIVER, DEVICE = "libcuda.so.1", Path("/dev/nvidia0")
 PROVIDER_LIBRARY = "libonnxruntime_providers_cuda.so"
 CUDNN = "libcudnn.so.9"
 """The provider library loads it by itself later, when the first session starts."""
+LIBRARIES = ("libcudart", "libcublasLt", "libcublas", "libnvrtc", "libcurand", "libcufft", "libcudnn")
+"""In an order in which each finds what it needs."""
 NO_DEVICE = 100
 """What cuInit gives where there is a driver and no GPU that this process may see (CUDA_ERROR_NO_DEVICE)."""
 INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
@@ -45,9 +48,20 @@ def missing_gpu(target: Target | None = None) -> str | None:
 
 @functools.cache
 def preload() -> None:
-    """Load CUDA's libraries from NVIDIA's wheels where there are such; what is missing then is said elsewhere."""
+    """Load CUDA's libraries from NVIDIA's wheels where there are such; what is missing then is said elsewhere.
+
+    ONNX Runtime finds them beside itself; beside PyTorch, say, in another folder of the path, they are found here.
+    """
+    ort = onnxruntime()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(RuntimeError):
-        onnxruntime().preload_dlls(directory="")
+        ort.preload_dlls(directory="")
+    if (Path(ort.__file__).parents[1] / "nvidia").exists():
+        return
+    folders = [Path(entry) / "nvidia" for entry in sys.path]
+    for name in LIBRARIES:
+        found = (path for folder in folders for path in sorted(folder.glob(f"*/lib/{name}.so.*")))
+        if (path := next(found, None)) is not None:
+            _loaded(str(path))
 
 
 def _wheel(version: str) -> str:

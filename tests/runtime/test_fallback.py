@@ -119,6 +119,15 @@ def test_other_kinds_of_nodes() -> None:
     }
 
 
+def test_nodes_that_onnx_runtime_made_may_compute_shapes_too() -> None:
+    model = named("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+    built = named("g (float[2] x) => (int64[1] size, float[2] z) { s = Shape(x)  size = Neg(s)  z = Neg(x) }")
+    there = [Placed(CPU, "Neg", "size"), Placed(CPU, "Neg", "z")]
+    found = explained(model, there, Kernels(), built)
+    assert [(one.node, one.deliberate) for one in found] == [("z", False), ("size", True)]
+    assert why(found)["z"] == "ONNX Runtime made it itself"
+
+
 def test_equal_nodes_are_asked_for_once() -> None:
     model = named("g (float[2] x) => (float[2] y) { h = Celu(x)  i = Celu(h)  y = Celu(i) }")
     kernels = Kernels()
@@ -147,6 +156,8 @@ def test_sentences() -> None:
     (real, meant) = told([*REAL, *MEANT])
     assert real.startswith("5 nodes run on the CPU (Celu 'n0': ")
     assert "; and 2 more)" in real
+    (single,) = told(MEANT[:1])
+    assert single == "1 node that computes shapes (Shape 1) runs on the CPU, where ONNX Runtime wants it"
     assert meant == "2 nodes that compute shapes (Shape 1, Gather 1) run on the CPU, where ONNX Runtime wants them"
 
 

@@ -171,10 +171,32 @@ def test_the_libraries_of_nvidias_wheels_are_loaded_in_silence(
         asked.append(directory)
         print("Failed to load libcublasLt.so.13")
 
-    monkeypatch.setattr(runtime.onnxruntime(), "preload_dlls", preload_dlls)
+    monkeypatch.setattr(runtime.onnxruntime(), "preload_dlls", preload_dlls, raising=False)
     gpu.preload.__wrapped__()
     assert asked == [""]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_libraries_in_another_folder_of_the_path_are_found(
+    beside: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PyTorch's, say; those beside ONNX Runtime it finds itself."""
+    ort, loaded = runtime.onnxruntime(), list[str]()
+    folder = tmp_path / "torch" / "nvidia" / "cu13" / "lib"
+    folder.mkdir(parents=True)
+    for name in ("libcublas.so.13", "libcublasLt.so.13", "libcudart.so.13", "libother.so.13"):
+        (folder / name).touch()
+    site = tmp_path / "site"
+    (site / "onnxruntime").mkdir(parents=True)
+    if beside:
+        (site / "nvidia").mkdir()
+    monkeypatch.setattr(ort, "__file__", str(site / "onnxruntime" / "__init__.py"))
+    monkeypatch.setattr(ort, "preload_dlls", lambda directory: None)
+    monkeypatch.setattr("sys.path", [str(site), str(tmp_path / "torch")])
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: loaded.append(Path(name).name))
+    gpu.preload.__wrapped__()
+    assert loaded == ([] if beside else ["libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13"])
 
 
 def test_a_session_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
