@@ -65,6 +65,6 @@ class CastFloat16(Pass):
         chosen = least_casts(net, found.reasons, known, half)
         refusals = [Refusal("", f"block: no node is {word!r}") for word in unmatched(net, self.block)]
         refusals += [Refusal(label(node), why) for node, why in {**found.reasons, **net.fixed}.items()]
-        left = [n for n in net.flexible if n not in chosen and n not in found.reasons and n is not net.signature]
+        left = [n for n in net.flexible if n not in chosen and n not in found.reasons and n.op_type != "Cast"]
         refusals += [Refusal(label(node), CHEAPER.format(half.name)) for node in left]
         return [*Writer(model, net, known, half, chosen).write(), *refusals]

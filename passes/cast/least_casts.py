@@ -53,11 +53,11 @@ def least_casts(net: Network, stays: Iterable[ir.Node], known: Kinds, half: Half
     stays = set(stays)
     places: dict[ir.Node | None, int] = {None: FLOAT_PLACE, **dict.fromkeys(stays, FLOAT_PLACE)}
     in_half, in_float = [math.inf], [0.0]
-    for node in net.flexible:
+    for node in (*net.flexible, *([net.signature] if net.signature else [])):
         if node not in stays:
             places[node] = len(in_float)
             in_half.append(0.0)
-            in_float.append(_wider(net, node, known, half))
+            in_float.append(0.0 if node is net.signature else _wider(net, node, known, half))
     meet: dict[tuple[int, int], float] = defaultdict(float)
     for value, home in net.made.items():
         cost = START + CAST * _size(value, known)

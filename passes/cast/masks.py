@@ -31,6 +31,8 @@ ENDS = {
     ("com.microsoft", "BiasSoftmax"): (0, 1),
 }
 """Where masks end: the inputs of Softmax, and those that are added before it."""
+SCORES = 3
+"""The output of an attention that shows what Softmax was taken of."""
 VAST = 1000.0
 """The numbers of a mask are at least so large, or zero."""
 
@@ -82,7 +84,9 @@ def _reached(value: ir.Value) -> set[ir.Value] | None:
         if one.is_graph_output():
             return None
         for node, index in one.uses():
-            if index in ENDS.get((domain_of(node), node.op_type), ()):
+            if index in ENDS.get((domain_of(node), node.op_type), ()) and not any(
+                v.name for v in node.outputs[SCORES:]
+            ):
                 continue
             if domain_of(node) or node.op_type not in PASSES_ON or _casts_elsewhere(node):
                 return None

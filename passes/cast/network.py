@@ -48,7 +48,7 @@ class Network:
         reads: of each of them, where the type matters.
         constants: the same of constants.
         casts: value to a Cast that there is already, and gives it in 16 bits.
-        signature: stands for the caller, where inputs and outputs may change their type.
+        signature: stands for the caller where inputs and outputs may change their type, all together; no real node.
     """
 
     flexible: dict[ir.Node, Slots] = field(default_factory=dict)
@@ -65,11 +65,11 @@ def network(model: ir.Model, known: Kinds, half: Half, *, keep_io: bool) -> Netw
     net, owner, version = Network(), _owners(model), opset(model)
     if not keep_io:
         net.signature = ir.Node("", "signature", [], num_outputs=0)
-        net.flexible[net.signature] = ALL_FIXED
     for node in walk(model):
         _enter(net, node, known, version, half)
     for graph in model.graphs():
-        _add_graph(net, graph, owner.get(graph, net.signature), known)
+        holder = owner.get(graph)
+        _add_graph(net, graph, holder if holder in net.flexible else None if holder else net.signature, known)
     for node in walk(model):
         _add_node(net, node, known, half)
     return net
@@ -124,6 +124,8 @@ def _enter(net: Network, node: ir.Node, known: Kinds, version: int, half: Half) 
         net.fixed[node] = f"{node.op_type} has a body"
     elif node.op_type == "DequantizeLinear" and node.attributes.get_int("output_dtype", 0) != 0:
         net.fixed[node] = "its attribute output_dtype says float32"
+    elif node.op_type == "Cast" and is_float(node.inputs[0], known) and not _casts_elsewhere(node):
+        net.flexible[node] = Slots((Slot.FOLLOWS,), (Slot.FOLLOWS,))
     elif Slot.FOLLOWS in (*found.inputs, *found.outputs) and not _casts_elsewhere(node):
         net.flexible[node] = found
 
@@ -133,9 +135,8 @@ def _casts_elsewhere(node: ir.Node) -> bool:
     return node.op_type == "Cast" and domain_of(node) == "" and node.attributes.get_int("to", 0) != FLOAT
 
 
-def _add_graph(net: Network, graph: ir.Graph, owner: ir.Node | None, known: Kinds) -> None:
+def _add_graph(net: Network, graph: ir.Graph, decides: ir.Node | None, known: Kinds) -> None:
     """Its inputs, what it holds that is computed by no node, and its outputs."""
-    decides = owner if owner in net.flexible else None
     for value in graph.inputs:
         if is_float(value, known):
             net.made[value] = decides

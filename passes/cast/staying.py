@@ -21,6 +21,7 @@ from onnxopt.passes.cast.network import Network, float_inputs, float_outputs
 from onnxopt.passes.cast.ranges import Seen, out_of_range
 from onnxopt.passes.cast.slots import domain_of
 
+SCATTERS = ("ScatterElements", "ScatterND")
 Reasons = dict[ir.Node, str]
 
 
@@ -45,7 +46,7 @@ def staying(
     """Ask the user's list, the operators, the constants and the samples, in this order."""
     hidden, fitting = masks(model, net, known), fits(net, half)
     reasons = _blocked(net, block)
-    for node, why in {**_quantized(net), **whole_numbers(model, known)}.items():
+    for node, why in {**_operators(net), **whole_numbers(model, known)}.items():
         if node in net.flexible:
             reasons.setdefault(node, why)
     seen = _looked_at(model, net, known, half, context, hidden)
@@ -76,13 +77,17 @@ def _matches(node: ir.Node, word: str) -> bool:
     return any(fnmatchcase(name, word) for name in (node.op_type, node.name or "", label(node)))
 
 
-def _quantized(net: Network) -> Reasons:
-    """Where numbers become integers and come back: the scale is that of float32."""
+def _operators(net: Network) -> Reasons:
+    """Where numbers become integers and come back, the scale is that of float32; and kernels that are missing."""
     found = {}
     for node in net.flexible:
+        if domain_of(node):
+            continue
         activation = node.op_type == "DequantizeLinear" and tensor(given(node, 0)) is None
-        if not domain_of(node) and (activation or node.op_type == "QuantizeLinear"):
+        if activation or node.op_type == "QuantizeLinear":
             found[node] = "its scale was found for float32"
+        elif node.op_type in SCATTERS and node.attributes.get_string("reduction", "none") != "none":
+            found[node] = f"{node.op_type} has no kernel in 16 bits that reduces"
     return found
 
 

@@ -59,7 +59,7 @@ class Writer:
     def _attributes(self) -> None:
         """Attributes that say a type."""
         for node in self.net.flexible:
-            if node is self.net.signature or node not in self.chosen:
+            if node not in self.chosen:
                 continue
             if not domain_of(node) and node.op_type == "Cast":
                 node.attributes["to"] = ir.AttrInt64("to", self.half.dtype)
@@ -130,7 +130,7 @@ class Writer:
     def _settle(self, cast: ir.Node) -> None:
         """Remove a Cast that gives what it reads."""
         source = given(cast, 0)
-        if source is None or source.dtype is not ir.DataType(cast.attributes.get_int("to", 0)):
+        if source is None or source.dtype is not self.half.dtype or _kind(cast) != self.half.name:
             return
         name = label(cast)
         if bypass(cast, source):
