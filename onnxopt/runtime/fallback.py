@@ -118,8 +118,15 @@ def explained(
 
 
 def notes(model: ir.Model | Path, target: Target) -> tuple[str, ...]:
-    """What a reader must know of the nodes that are not on the GPU: a sentence on real ones, one on shapes."""
-    return told(fallbacks(model, target))
+    """What a reader must know of the nodes that are not on the GPU: a sentence on real ones, one on shapes.
+
+    Raises:
+        UsageError: if the target requires that there be no real ones.
+    """
+    found = fallbacks(model, target)
+    if target.require_gpu:
+        _refuse(found)
+    return told(found)
 
 
 def told(found: Iterable[Fallback]) -> tuple[str, ...]:
@@ -155,8 +162,11 @@ def require_gpu(model: ir.Model | Path, target: Target, placed: tuple[Placed, ..
         raise UsageError("--require-gpu: this ONNX Runtime cannot say where its nodes are; 1.24 and newer can")
     if not any(one.on_cpu for one in placed):
         return
-    real = [one for one in fallbacks(model, target) if not one.deliberate]
-    if real:
+    _refuse(fallbacks(model, target))
+
+
+def _refuse(found: Iterable[Fallback]) -> None:
+    if real := [one for one in found if not one.deliberate]:
         raise UsageError(f"--require-gpu: {listed(real)}")
 
 
