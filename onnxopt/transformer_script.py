@@ -68,8 +68,6 @@ def _by_onnxruntime(kind: str, request: Request) -> onnx.ModelProto:
     from onnxruntime.transformers.optimizer import MODEL_TYPES
 
     model = onnx.load(request.source)
-    if request.additions:
-        _pair(model.graph)
     if request.contrib:
         _name_tanh(model)
     options = FusionOptions(kind)
@@ -92,12 +90,10 @@ def _by_onnxscript(_: str, request: Request) -> onnx.ModelProto:
     """The fusions of onnxscript, made for graphs of PyTorch's dynamo exporter."""
     import onnx_ir as ir
     from onnx_ir.passes.common import InlinePass
-    from onnxscript.rewriter.ort_fusions import fuse_xformers
+    from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
     proto = onnx.load(request.source)
-    if request.additions:
-        _pair(proto.graph)
-    model, _counts = fuse_xformers(ir.serde.deserialize_model(proto))
+    model, _counts = optimize_for_ort(ir.serde.deserialize_model(proto))
     InlinePass()(model)  # what it took apart and did not fuse
     return ir.serde.serialize_model(model)
 
@@ -107,13 +103,6 @@ _FUSERS: dict[str, Callable[[str, Request], onnx.ModelProto]] = {ONNXSCRIPT: _by
 
 def _nothing(*_: object) -> None:
     pass
-
-
-def _pair(graph: onnx.GraphProto) -> None:
-    """Write the sum of two as Add, which the libraries know."""
-    for node in graph.node:
-        if node.op_type == "Sum" and len(node.input) == 2:
-            node.op_type = "Add"
 
 
 def _name_tanh(model: onnx.ModelProto) -> None:

@@ -17,6 +17,7 @@ from onnxopt.passes.fuse.transformer.candidates import ATTENTIONS, Candidate, ca
 from onnxopt.passes.fuse.transformer.kinds import KINDS, likely, structure
 from onnxopt.passes.fuse.transformer.sizes import Sizes
 from onnxopt.passes.fuse.transformer.trial import Trial, prepare
+from onnxopt.passes.fuse.transformer.undoing import undo
 from onnxopt.passes.fuse.transformer.writing import STANDARD_SINCE
 from onnxopt.sparse import SparseTensor
 from onnxopt.transformer_fusions import Wish
@@ -67,14 +68,15 @@ class FuseTransformer(Pass):
 
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
         """Fuse a copy in every way that may fit, and take over the best that computes the same."""
-        found = list(attentions(model, Sizes(inferred(model))))
-        if not found:
+        if not any(True for _ in attentions(model, Sizes(inferred(model)))):
             fused = any(node.op_type in ATTENTIONS for node in walk(model))
             return [] if fused else [Refusal("model", NO_ATTENTION)]
         start = model.clone()
         why = _hindrance(start)
         if why:
             return [Refusal("model", why)]
+        undo(start, sums=self._fuses_additions(context))
+        found = list(attentions(start, Sizes(inferred(start))))
         odd = [Refusal(label(node), one) for node, one in found if isinstance(one, str)]
         wish = self._wish(start, [one for _, one in found if isinstance(one, Attention)], context)
         missing = [] if context.allow_contrib else _needs(start)
@@ -95,9 +97,13 @@ class FuseTransformer(Pass):
         contrib = context.allow_contrib
         if not contrib:
             kinds = tuple(kind for kind in kinds if kind != ONNXSCRIPT) or ("bert",)
-        additions = self.additions == "yes" or (self.additions == "auto" and context.target.provider != "cpu")
         gelu = contrib or opset(model) >= GELU_SINCE
-        return Wish(kinds, seen.heads, seen.hidden, contrib, gelu, additions and contrib)
+        return Wish(kinds, seen.heads, seen.hidden, contrib, gelu, self._fuses_additions(context))
+
+    def _fuses_additions(self, context: Context) -> bool:
+        """Whether additions go into what comes after them; the standard has no such operators."""
+        wanted = self.additions == "yes" or (self.additions == "auto" and context.target.provider != "cpu")
+        return wanted and context.allow_contrib
 
 
 def _hindrance(model: ir.Model) -> str | None:
@@ -120,9 +126,7 @@ def _needs(model: ir.Model) -> list[Refusal]:
     return [Refusal("model", NEEDS.format(op, least, version, least)) for op, least in asked if version < least]
 
 
-def _best(
-    start: ir.Model, wish: Wish, seconds: float, context: Context
-) -> tuple[Candidate | None, list[Refusal]]:
+def _best(start: ir.Model, wish: Wish, seconds: float, context: Context) -> tuple[Candidate | None, list[Refusal]]:
     """The candidate of the fewest nodes that computes what the model does, and why better ones do not.
 
     Raises:

@@ -145,7 +145,7 @@ def _key(turned: ir.Value | None, sizes: Sizes) -> tuple[ir.Value | None, bool]:
     if turned is None or node is None:
         return None, False
     if node.op_type == "Transpose":
-        perm = tuple(node.attributes.get_ints("perm", None) or ())
+        perm = tuple(node.attributes.get_ints("perm", ()))
         if perm == TURNED:
             return node.inputs[0], False
         return (node.inputs[0], True) if perm == TURNED_HEADS_OUT else (None, False)
@@ -158,7 +158,7 @@ def _turned_as_one(turned: ir.Value, last: ir.Node, sizes: Sizes) -> ir.Value | 
     if middle is None or middle.op_type != "Transpose" or middle.inputs[0] is None:
         return None
     joined = middle.inputs[0].producer()
-    if tuple(middle.attributes.get_ints("perm", None) or ()) != (0, 2, 1) or joined is None:
+    if tuple(middle.attributes.get_ints("perm", ())) != (0, 2, 1) or joined is None:
         return None
     key = joined.inputs[0] if joined.op_type == "Reshape" else None
     shapes = [None if one is None else sizes.shape(one) for one in (key, middle.inputs[0], turned)]

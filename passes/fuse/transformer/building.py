@@ -83,7 +83,7 @@ def heads_inside(build: Builder, value: ir.Value, before: ir.Node) -> ir.Value:
 def turned_from(value: ir.Value) -> ir.Value | None:
     """The value that a Transpose brought the heads of to the front."""
     node = value.producer()
-    if node is None or node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", None) or ()) != HEADS_OUT:
+    if node is None or node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", ())) != HEADS_OUT:
         return None
     return node.inputs[0]
 

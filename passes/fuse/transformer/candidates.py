@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnxopt.graph import inferred, label, opset, walk
 from onnxopt.passes.fuse.transformer.attention import Attention, attentions
 from onnxopt.passes.fuse.transformer.building import Builder
 from onnxopt.passes.fuse.transformer.sizes import Sizes
+from onnxopt.passes.fuse.transformer.undoing import undo
 from onnxopt.passes.fuse.transformer.writing import CONTRIB, STANDARD_SINCE, write_contrib, write_standard
 from onnxopt.transformer_fusions import Wish, fused, kept
 
@@ -33,6 +34,9 @@ FUSED = (
     "FastGelu",
     "QuickGelu",
     "Gelu",
+)
+ARRANGE = frozenset(
+    {"Concat", "Constant", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Unsqueeze"}
 )
 RENAMED = {"Gelu": "none", "FastGelu": "tanh"}
 """Operators of ONNX Runtime that the standard has too, and the approximation that they are there."""
@@ -56,7 +60,8 @@ class Candidate:
 def candidates(start: ir.Model, wish: Wish, seconds: float) -> Iterator[Candidate | Refusal]:
     """The model as the libraries fuse it, and without them, attention that they leave included; the best first.
 
-    The one with fewer attentions left, then with fewer nodes, is better. Why a library gives nothing is a Refusal.
+    The one with fewer attentions left, then with fewer nodes that compute, is better. Why a library gives nothing is
+    a Refusal.
 
     Args:
         start: not changed.
@@ -71,20 +76,19 @@ def candidates(start: ir.Model, wish: Wish, seconds: float) -> Iterator[Candidat
                 if isinstance(model, str):
                     yield Refusal("model", f"as {kind}: {model}")
                 else:
-                    _restore(start, model)
+                    _restore(start, model, stated)
                     found.append(_candidate(kept(model), f"as {kind}", wish))
     except ModelError as error:
         yield Refusal("model", str(error))
     found.append(_candidate(start.clone(), "by the rule for attention", wish))
-    for one in sorted(found, key=lambda one: (len(one.odd), sum(1 for _ in walk(one.model)))):
-        _state(one.model, stated)
-        yield one
+    yield from sorted(found, key=lambda one: (len(one.odd), _work(one.model)))
 
 
 def _candidate(model: ir.Model, words: str, wish: Wish) -> Candidate:
     """Fuse the attention that is left; name the operators."""
     if not wish.contrib:
         _rename(model)
+    undo(model, sums=wish.additions)  # a library may have folded it
     sizes = Sizes(inferred(model))
     build, odd = Builder.of(model, sizes), []
     standard = not wish.contrib
@@ -116,8 +120,16 @@ def _import(model: ir.Model) -> None:
         model.opset_imports.pop(CONTRIB, None)
 
 
-def _restore(start: ir.Model, model: ir.Model) -> None:
-    """Give a library's model what it may have lost: types of inputs and outputs, metadata, weights that share memory."""
+def _work(model: ir.Model) -> int:
+    """How many nodes compute, and do not just arrange."""
+    return sum(node.op_type not in ARRANGE for node in walk(model))
+
+
+def _restore(start: ir.Model, model: ir.Model, stated: Mapping[str | None, ir.Value]) -> None:
+    """Give a library's model what it may have lost: types and shapes, metadata, weights that share memory.
+
+    Nothing infers types behind a fused node: values that have kept their names have those of before, ``stated``.
+    """
     known = {value.name: value for value in (*start.graph.inputs, *start.graph.outputs)}
     for value in (*model.graph.inputs, *model.graph.outputs):
         if (old := known.get(value.name)) is not None:
@@ -130,13 +142,8 @@ def _restore(start: ir.Model, model: ir.Model) -> None:
             a, b = old.const_value, value.const_value
             if a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a.numpy(), b.numpy()):
                 value.const_value = a
-
-
-def _state(model: ir.Model, stated: dict[str | None, ir.Value]) -> None:
-    """State the types and shapes of values that have kept their names: nothing infers those behind a fused node."""
     for node in walk(model):
         for value in node.outputs:
             twin = stated.get(value.name)
             if twin is not None and twin.type is not None:
-                value.type = twin.type
-                value.shape = twin.shape if value.shape is None else value.shape
+                value.type, value.shape = twin.type, twin.shape

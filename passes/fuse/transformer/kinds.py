@@ -1,4 +1,4 @@
-"""Which transformer a model is, by its structure: the types that onnxruntime.transformers knows, the likeliest first."""
+"""Which transformer a model is, by its structure, in the types that onnxruntime.transformers knows."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def structure(model: ir.Model, found: Sequence[Attention]) -> Structure:
     """Read the structure of a model and of its attentions."""
     shapes = Counter((one.heads, one.heads * one.size) for one in found)
     heads, hidden = next(iter(shapes)) if len(shapes) == 1 else (0, 0)
-    kernels = [(node, weight.shape) for node in nodes(model, "Conv") if (weight := _weight(node)) is not None]
+    kernels = [(node, weight.shape.numpy()) for node in nodes(model, "Conv") if (weight := _weight(node)) is not None]
     patches = [node for node, shape in kernels if len(shape) == 4 and _strides(node) == shape[2:] != (1, 1)]
     inputs = {value for value in model.graph.inputs if value.name not in model.graph.initializers}
     return Structure(
@@ -98,7 +98,7 @@ def structure(model: ir.Model, found: Sequence[Attention]) -> Structure:
 def likely(seen: Structure) -> tuple[str, ...]:
     """The kinds that a structure may be, the likeliest first; where several fuse, the one that fuses most is taken."""
     if seen.rms:
-        return ("t5", ONNXSCRIPT) if seen.biased_unscaled and not seen.rotary else ("qwen3", ONNXSCRIPT, "phi")
+        return ("t5", ONNXSCRIPT) if seen.biased_unscaled and not seen.rotary else ("qwen3", ONNXSCRIPT)
     if seen.depthwise:
         return ("conformer", "bert")
     if seen.convolutions > 4:
@@ -120,12 +120,13 @@ def _weight(node: ir.Node) -> ir.TensorProtocol | None:
 
 
 def _strides(node: ir.Node) -> tuple[int, ...]:
-    return tuple(node.attributes.get_ints("strides", None) or ())
+    return tuple(node.attributes.get_ints("strides", ()))
 
 
 def _before(value: ir.Value | None, limit: int = NEAR) -> Iterable[ir.Node]:
     """The nodes that a value depends on, the nearest first."""
-    queue, seen = [value], set()
+    queue: list[ir.Value | None] = [value]
+    seen: set[ir.Node] = set()
     while queue and len(seen) < limit:
         node = None if (one := queue.pop(0)) is None else one.producer()
         if node is not None and node not in seen:

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx_ir as ir
 
 from onnxopt.graph import STANDARD_DOMAINS, array, given, rank
 
-Size = int | str | tuple[int, int]
-"""A number; the name of a dynamic dimension; or value and axis where it comes from."""
+Size = int | str | tuple[Any, ...]
+"""A number; the name of a dynamic dimension; value and axis where it comes from; or ``PRODUCT`` and factors."""
+PRODUCT = "product"
 UNKNOWN = "unk__"
 """How onnx's shape inference calls a dimension that it knows nothing of."""
-SAME_SHAPE = frozenset({"Cast", "Erf", "Gelu", "Identity", "LayerNormalization", "Relu", "Sigmoid", "Softmax", "Tanh"})
+SAME_SHAPE = frozenset(
+    {
+        *("Cast", "Erf", "Gelu", "Identity", "LayerNormalization", "Relu", "RMSNormalization", "Sigmoid"),
+        *("SimplifiedLayerNormalization", "Softmax", "Tanh"),
+    }
+)
+"""Operators whose output has the shape of the first input;"""
+SAME_SHAPE_CONTRIB = frozenset(
+    {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}
+)
+"""and those of ONNX Runtime."""
 SAME_NUMBERS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """Of a list of sizes, these keep the numbers and their order."""
 LONGEST = 8
@@ -70,11 +82,14 @@ class Sizes:
 
     def _derived(self, value: ir.Value, axis: int) -> Size | None:
         node = value.producer()
-        if node is None or node.domain not in STANDARD_DOMAINS:
+        if node is None or not node.inputs or (first := node.inputs[0]) is None:
             return None
+        if node.domain not in STANDARD_DOMAINS:
+            is_attention = node.op_type in ("Attention", "MultiHeadAttention") and axis < 2
+            return self.of(first, axis) if node.op_type in SAME_SHAPE_CONTRIB or is_attention else None
         rule = _RULES.get(node.op_type)
-        if node.op_type in SAME_SHAPE and node.inputs[0] is not None:
-            return self.of(node.inputs[0], axis)
+        if node.op_type in SAME_SHAPE:
+            return self.of(first, axis)
         return None if rule is None else rule(self, node, axis)
 
     def read(self, value: ir.Value | None) -> list[Size] | None:
@@ -130,23 +145,28 @@ def _reshape(sizes: Sizes, node: ir.Node, axis: int) -> Size | None:
 
 
 def rest(before: Sequence[Size], after: Sequence[Size]) -> Size | None:
-    """What is left of a product of sizes when others are divided out; None where that is no single size."""
-    left, gone = Counter(before), Counter(after)
-    left, gone = left - gone, gone - left
-    number, divisor = (_product(one) for one in (left, gone))
-    names = [size for size in left.elements() if not isinstance(size, int)]
-    if any(not isinstance(size, int) for size in gone) or divisor == 0 or number % divisor:
+    """What is left of a product of sizes when others are divided out; None where they do not divide it."""
+    (number, left), (divisor, gone) = _factors(before), _factors(after)
+    names = left - gone
+    if gone - left or divisor == 0 or number % divisor:
         return None
-    if not names:
-        return number // divisor
-    return names[0] if len(names) == 1 and number == divisor else None
+    quotient, factors = number // divisor, sorted(names.elements(), key=repr)
+    if not factors:
+        return quotient
+    return factors[0] if len(factors) == 1 and quotient == 1 else (PRODUCT, quotient, *factors)
 
 
-def _product(sizes: Counter[Size]) -> int:
-    found = 1
-    for size in sizes.elements():
-        found *= size if isinstance(size, int) else 1
-    return found
+def _factors(sizes: Sequence[Size]) -> tuple[int, Counter[Size]]:
+    """The product of the numbers, and the other factors."""
+    number, names = 1, Counter[Size]()
+    for size in sizes:
+        parts = size[1:] if isinstance(size, tuple) and size[0] == PRODUCT else (size,)
+        for part in parts:
+            if isinstance(part, int):
+                number *= part
+            else:
+                names[part] += 1
+    return number, names
 
 
 def _broadcast(sizes: Sizes, node: ir.Node, axis: int) -> Size | None:
@@ -177,6 +197,29 @@ def _gemm(sizes: Sizes, node: ir.Node, axis: int) -> Size | None:
     return None if value is None else sizes.of(value, (1 - turned if index else turned))
 
 
+def _squeeze(sizes: Sizes, node: ir.Node, axis: int) -> Size | None:
+    x, axes = node.inputs[0], array(given(node, 1))
+    count = None if x is None else sizes.rank(x)
+    if x is None or axes is None or count is None:
+        return None
+    kept = [place for place in range(count) if place not in [int(one) % count for one in axes.reshape(-1)]]
+    return sizes.of(x, kept[axis])
+
+
+def _gather(sizes: Sizes, node: ir.Node, axis: int) -> Size | None:
+    """Of rows that are looked up in a table."""
+    table, rows = node.inputs[:2]
+    count = None if rows is None else sizes.rank(rows)
+    if table is None or rows is None or count is None or node.attributes.get_int("axis", 0) != 0:
+        return None
+    return sizes.of(rows, axis) if axis < count else sizes.of(table, axis - count + 1)
+
+
+def _range(sizes: Sizes, node: ir.Node, _: int) -> Size | None:
+    start, stop, step = (sizes.read(value) for value in node.inputs[:3])
+    return stop[0] if start == [0] and step == [1] and stop else None
+
+
 def _part(sizes: Sizes, node: ir.Node, axis: int) -> Size | None:
     """Of Split, or Slice with known axes: other axes keep their size."""
     x = node.inputs[0]
@@ -197,9 +240,12 @@ _RULES: Mapping[str, Callable[[Sizes, ir.Node, int], Size | None]] = {
     "Div": _broadcast,
     "Sub": _broadcast,
     "MatMul": _matmul,
+    "Gather": _gather,
     "Gemm": _gemm,
+    "Range": _range,
     "Reshape": _reshape,
     "Slice": _part,
     "Split": _part,
+    "Squeeze": _squeeze,
     "Transpose": _transpose,
 }

@@ -61,14 +61,15 @@ def prepare(model: ir.Model, context: Context) -> Trial:
     """
     session, masks = Session(model, context.target, optimize=False), _masks(model)
     specs = input_specs(model)
-    found = [feeds for place in (0, 1) if (feeds := _running(session, specs, context, place)) is not None]
+    tried = [_running(session, specs, context, place) for place in (0, 1)]
+    found = [feeds for feeds in tried if feeds is not None]
     if not found and context.calibration is not None:
         found = [context.calibration.first()]
     if not found:
         raise ModelError("it runs on no random inputs, so its fusions cannot be checked; give --data, or --shape")
-    feeds = [masked for one in found for masked in _with_masks(one, masks)]
+    runs = [masked for one in found for masked in _with_masks(one, masks)]
     shapes = {tuple(array.shape for array in one.values()) for one in found}
-    return Trial(feeds, [session.run(one) for one in feeds], len(shapes), context.target)
+    return Trial(runs, [session.run(one) for one in runs], len(shapes), context.target)
 
 
 def _running(session: Session, specs: Sequence[InputSpec], context: Context, place: int) -> Outputs | None:
