@@ -95,7 +95,7 @@ FUSED = "fuse-transformer"
 HALF = "cast-float16"
 HALVES = (f"{FUSED} + {HALF} | {HALF}", FUSED)
 """For GPUs. Fusions pay most in float16, and find nothing behind it: they look for the nodes of an exporter."""
-FEW_ROWS = "quantize-weights:share=0.2,bits=4 | quantize-weights:share=0.2"
+FEW_ROWS = "quantize-weights:bits=4,share=0.2 | quantize-weights:share=0.2"
 """For GPUs and decoders, which wait for their weights; behind float16, whose type the scales have then."""
 PRUNING = {Goal.LATENCY: "prune-channels:macs=0.3..0.95", Goal.SIZE: "prune-channels:bytes=0.3..0.95"}
 """As much as the gate lets through, in front of what was kept before it."""

@@ -15,6 +15,7 @@ from onnxopt.passes.fuse.flatten_matmul import FlattenMatMul
 from onnxopt.passes.fuse.fold_affine import FoldAffine
 from onnxopt.passes.fuse.fold_batch_norm import FoldBatchNorm
 from onnxopt.passes.fuse.fuse_pad import FusePad
+from onnxopt.passes.fuse.fuse_transformer import FuseTransformer
 from onnxopt.passes.fuse.mean_to_pool import MeanToGlobalPool
 from onnxopt.passes.fuse.merge_projections import MergeProjections
 from onnxopt.passes.fuse.residual_sum import ResidualSum
@@ -68,6 +69,7 @@ PASSES: tuple[type[Pass], ...] = (
     MergeProjections,
     FlattenMatMul,
     SpaceToDepthStem,
+    FuseTransformer,
     # convert
     ConvertLayer,
     # share

@@ -55,7 +55,7 @@ def test_cuda_gets_fusions_float16_and_small_weights_in_this_order() -> None:
     assert words(provider="cuda")[len(recipes.EXACT) :] == [
         "fuse-transformer + cast-float16 | cast-float16",
         "fuse-transformer",
-        "quantize-weights:share=0.2,bits=4 | quantize-weights:share=0.2",
+        "quantize-weights:bits=4,share=0.2 | quantize-weights:share=0.2",
         "share-initializers",
         "strip-metadata",
     ]
