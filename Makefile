@@ -1,12 +1,13 @@
 # Type `make` for the list of what there is. Each target sets up what it needs in .venv.
 PYTHON ?= python3
 VENV := .venv
+GPU := .venv-gpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := onnxopt passes cli models tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 bench-prune bench-size bench-factorize clean
+.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 bench-prune bench-size bench-factorize bench-cuda clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -85,5 +86,14 @@ bench-factorize: $(VENV)/.dev ## Layers of low rank: known ranks found, scores o
 	@mkdir -p out
 	$(BIN)/python benchmarks/factorize.py --json out/factorize.json
 
+$(GPU)/.run: pyproject.toml constraints.txt
+	test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
+	$(GPU)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt --editable '.[gpu,torch]' 'onnxruntime-gpu[cuda,cudnn]'
+	touch $@
+
+bench-cuda: $(GPU)/.run ## float16 on an NVIDIA GPU beside fp32, TF32 and the shipped converter; writes benchmarks/results/cuda.md
+	@mkdir -p out
+	$(GPU)/bin/python benchmarks/cuda.py all --json out/cuda.json
+
 clean: ## Remove .venv, outputs and caches
-	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(GPU) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxopt.cli.bench_text import print_result
-from onnxopt.cli.common import MODEL, RANGE, SHAPE, output_options, pairs, shape_of, target
+from onnxopt.cli.common import GPU_WORDS, MODEL, RANGE, SHAPE, gpu_options, output_options, pairs, shape_of, target
 from onnxopt.cli.printing import echo_json, working
 from onnxopt.errors import BenchmarkFailed, UsageError
 
@@ -28,6 +28,7 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--preprocess", help="Of images: a preset (imagenet, ...) or resize=256,crop=224,...")
 @click.option("--state", multiple=True, metavar="INPUT=OUTPUT", help="An input that starts at zero.")
 @click.option("--provider", "providers", multiple=True, metavar="cpu,cuda", help="Where they run; default cpu.")
+@gpu_options
 @click.option("--threads", multiple=True, metavar=SEVERAL, help="Threads of one operator; default 1.")
 @click.option("--batch", "batches", multiple=True, metavar="1,8", help="Sizes of a dynamic axis 0.")
 @click.option("--sequence", "sequences", multiple=True, metavar="32,128", help="Sizes of the sequence dimension.")
@@ -93,13 +94,15 @@ def _measured(paths: tuple[Path, ...], options: Options, stored: Stored | None, 
 def _options(words: dict[str, Any], gates: Gates) -> Options:
     from onnxopt.speed import Options
 
+    providers = _providers(words["providers"])
+    base = "cuda" if "cuda" in providers else PROVIDERS[0]  # what is for a GPU is left out where it runs on the CPU
     return Options(
         words["data"],
         words["preprocess"],
         pairs(words["state"], "--state"),
-        target(PROVIDERS[0], 1, (), words["ranges"]),
+        target(base, 1, (), words["ranges"], **{word: words[word] for word in GPU_WORDS}),
         words["seconds"],
-        providers=_providers(words["providers"]),
+        providers=providers,
         threads=_numbers(words["threads"], "--threads"),
         shapes=tuple(_combined(words["shapes"])),
         batches=_numbers(words["batches"], "--batch"),

@@ -21,6 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SHAPE = "Shape of a dynamic input, or the size of a dimension: sequence=64."
 RANGE = "Of the numbers of a random input, both ends included."
+PROVIDER_OPTION = "Of ONNX Runtime's CUDA provider: use_tf32=0, prefer_nhwc=1, cudnn_conv_algo_search=HEURISTIC, ..."
+GPU_WORDS = ("provider_options", "device_id", "cuda_graph", "require_gpu")
 MODEL = click.Path(path_type=Path)
 
 
@@ -40,10 +42,25 @@ def _quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.find_root().meta[QUIET] = True
 
 
+def gpu_options(function: F) -> F:
+    """What is for the GPU alone, by the names in GPU_WORDS."""
+    for option in (
+        click.option("--require-gpu", is_flag=True, help="Refuse a model of which nodes run on the CPU all the same."),
+        click.option("--cuda-graph", is_flag=True, help="Time replays of a CUDA graph (fixed shapes, all on the GPU)."),
+        click.option("--device-id", type=click.IntRange(0), default=0, help="Which GPU.  [default: 0]"),
+        click.option(
+            "--provider-option", "provider_options", multiple=True, metavar="NAME=VALUE", help=PROVIDER_OPTION
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def target_options(function: F) -> F:
-    """``--provider``, ``--threads``, ``--shape`` and ``--input-range`` become one ``target``."""
+    """``--provider``, ``--threads``, ``--shape``, ``--input-range`` and those of ``gpu_options`` become ``target``."""
 
     @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+    @gpu_options
     @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
     @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help=SHAPE)
     @click.option("--input-range", "ranges", multiple=True, metavar="NAME=LOW:HIGH", help=RANGE)
@@ -51,7 +68,8 @@ def target_options(function: F) -> F:
     def wrapped(
         *args: Any, provider: str, threads: int, shapes: tuple[str, ...], ranges: tuple[str, ...], **rest: Any
     ) -> Any:
-        return function(*args, target=target(provider, threads, shapes, ranges), **rest)
+        of_gpu = {word: rest.pop(word) for word in GPU_WORDS}
+        return function(*args, target=target(provider, threads, shapes, ranges, **of_gpu), **rest)
 
     return wrapped  # type: ignore[return-value]
 
@@ -69,13 +87,16 @@ def data_options(function: F) -> F:
     return function
 
 
-def target(provider: str, threads: int, shapes: Iterable[str], ranges: Iterable[str] = ()) -> Target:
-    """The Target of ``--provider``, ``--threads``, ``--shape`` and ``--input-range``."""
+def target(
+    provider: str, threads: int, shapes: Iterable[str], ranges: Iterable[str] = (), *,
+    provider_options: Iterable[str] = (), **of_gpu: Any,
+) -> Target:  # fmt: skip
+    """The Target of ``--provider``, ``--threads``, ``--shape``, ``--input-range``, and what is for the GPU alone."""
+    from onnxopt.provider_options import read
     from onnxopt.target import Target
 
-    return Target(
-        provider, threads, dict(shape_of(words) for words in shapes), ranges=dict(range_of(words) for words in ranges)
-    )
+    sizes, limits = dict(shape_of(words) for words in shapes), dict(range_of(words) for words in ranges)
+    return Target(provider, threads, sizes, ranges=limits, provider_options=read(provider_options), **of_gpu)
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:

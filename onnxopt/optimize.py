@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxopt import files, given, recipes
+from onnxopt import files, given, recipes, runtime
 from onnxopt.benchmark import Comparison, Verdict
 from onnxopt.core import Context
 from onnxopt.errors import ModelError, PassBroke, UsageError
@@ -82,6 +82,7 @@ def optimize(
     result = _measure(original, pipeline.best, steps, samples, gate, options, ended)
     if options.prune and gate is None:
         result.notes.append("nothing was pruned: without data (--data) no accuracy can be measured")
+    result.notes.extend(runtime.notes(result.model, options.target))
     _verify(result.model, samples.checks, options.target, PassBroke)
     with _kept(source, output, original, options) as before_file:
         written = files.save(result.model, output)
@@ -272,6 +273,9 @@ def _settings(options: Options, recipe: Sequence[Stage]) -> dict[str, Any]:
         "goal": options.goal.value,
         "max_slowdown": options.max_slowdown if options.goal is Goal.SIZE else None,
         "provider": options.target.provider,
+        "provider_options": dict(options.target.provider_options),
+        "device_id": options.target.device_id,
+        "cuda_graph": options.target.cuda_graph,
         "threads": options.target.threads,
         "max_drop": options.limits.max_drop,
         "min_score": options.limits.min_score,

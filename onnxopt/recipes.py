@@ -91,6 +91,12 @@ QUIETER = (
 )
 """Where the gate refuses all of them: better rounding, fairer channels, then layers whose noise is large for what they
 save stay in float. The first that is kept ends it."""
+FUSED = "fuse-transformer"
+HALF = "cast-float16"
+HALVES = (f"{FUSED} + {HALF} | {HALF}", FUSED)
+"""For GPUs. Fusions pay most in float16, and find nothing behind it: they look for the nodes of an exporter."""
+FEW_ROWS = "quantize-weights:bits=4,share=0.2 | quantize-weights:share=0.2"
+"""For GPUs and decoders, which wait for their weights; behind float16, whose type the scales have then."""
 PRUNING = {Goal.LATENCY: "prune-channels:macs=0.3..0.95", Goal.SIZE: "prune-channels:bytes=0.3..0.95"}
 """As much as the gate lets through, in front of what was kept before it."""
 
@@ -108,8 +114,8 @@ def default(
 ) -> tuple[Stage, ...]:
     """The recipe for a model, a goal and a target.
 
-    Without data only exact passes are in it, since no accuracy could be measured. On CUDA there is no
-    int8: ONNX Runtime has no fused integer kernels there, and the Q/DQ nodes would make it slower.
+    Without data only exact passes are in it, since no accuracy could be measured. On CUDA there is float16 in the place
+    of int8: ONNX Runtime has no fused integer kernels there, and the Q/DQ nodes would make it slower.
 
     Args:
         model: as it is now.
@@ -128,8 +134,12 @@ def default(
         words += _smallest(on_cpu, allowed, max_slowdown)
     elif has_data and on_cpu:
         words += [" | ".join((*FORMS, *(CONTRIB_FORMS if allow_contrib else ()))), *QUIETER]
+    elif not on_cpu:
+        words += HALVES if has_data else [FUSED]
     if has_data and prune:
         words.append(PRUNING[goal])
+    if has_data and not on_cpu and goal is Goal.LATENCY:
+        words.append(FEW_ROWS)  # what prunes comes right behind what it is tried in front of
     if goal is Goal.SIZE:
         words += [*REST, *CLOSE, *ANONYMOUS]
     else:
@@ -143,7 +153,7 @@ def _smallest(on_cpu: bool, allowed: float, max_slowdown: float) -> list[str]:
     Int8 comes after codes for floats, too, where the gate or the clock refuses these.
     """
     coded = [CODED.format(share * allowed) for share in (SHARES if max_slowdown >= 1 else BOLDER)]
-    int8 = [" | ".join(SMALLEST), *QUIETER] if on_cpu else []
+    int8 = [" | ".join(SMALLEST), *QUIETER] if on_cpu else [HALF]
     return [LOW_RANK, *coded, *int8, coded[-1]] if max_slowdown >= 1 else [*int8, *coded]
 
 

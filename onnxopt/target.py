@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from onnxopt.errors import UsageError
+from onnxopt.provider_options import checked
+
 CPU_INFO = Path("/proc/cpuinfo")
 GPU_INFO = Path("/proc/driver/nvidia/gpus")
 """A folder for each GPU, where NVIDIA's driver says what it is."""
@@ -26,8 +29,15 @@ class Target:
         threads: of one operator (ONNX Runtime's intra-op threads).
         shapes: input name to its shape, for inputs with dynamic dimensions; or such a dimension's name to ``(size,)``.
         ranges: input name to the smallest and the largest number in it, where inputs are random.
+        provider_options: of the CUDA provider, by ONNX Runtime's names (``use_tf32``).
+        device_id: which GPU.
+        cuda_graph: whether timed runs replay a CUDA graph.
+        require_gpu: whether a node that runs on the CPU all the same is an error.
         features: instruction sets as Linux names them (``avx2``, ``avx512_vnni``, ``amx_int8``); None: those of
             this processor.
+
+    Raises:
+        UsageError: for an option of the CUDA provider that it has not, or where the provider is another.
     """
 
     provider: str = "cpu"
@@ -35,6 +45,27 @@ class Target:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
     features: frozenset[str] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
+    provider_options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    device_id: int = 0
+    cuda_graph: bool = False
+    require_gpu: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no provider understands."""
+        given = {
+            "--provider-option": bool(self.provider_options),
+            "--device-id": self.device_id != 0,
+            "--cuda-graph": self.cuda_graph,
+            "--require-gpu": self.require_gpu,
+        }
+        for word in (word for word, is_given in given.items() if is_given and not self.on_gpu):
+            raise UsageError(f"{word} is for the GPU: add --provider cuda")
+        object.__setattr__(self, "provider_options", MappingProxyType(checked(self.provider_options)))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        return self.provider == "cuda"
 
     @property
     def int8_saturates(self) -> bool:

@@ -21,6 +21,7 @@ from onnxopt.gate import Drop, Gate, Limits
 from onnxopt.inspection import ValueInfo, input_infos, output_infos
 from onnxopt.metrics import find_metric
 from onnxopt.runtime import check_state, input_specs
+from onnxopt.runtime import notes as placement_notes
 from onnxopt.samples import random_samples, with_state
 from onnxopt.target import Target
 
@@ -120,6 +121,7 @@ def validate(reference: Path, model: Path, options: Options | None = None) -> Va
     if result.signature:
         return result
     check_state(old, options.state)
+    result = replace(result, notes=(*notes, *placement_notes(new, options.target)))
     try:
         return _accuracy(result, old, new, options) if options.data else _outputs(result, old, new, options)
     except ModelError as error:

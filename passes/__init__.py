@@ -6,6 +6,7 @@ import re
 
 from onnxopt.core import Pass, suggestion
 from onnxopt.errors import UsageError
+from onnxopt.passes.cast.cast_float16 import CastFloat16
 from onnxopt.passes.cluster.cluster_weights import ClusterWeights
 from onnxopt.passes.convert.convert_layer import ConvertLayer
 from onnxopt.passes.factorize.factorize import Factorize
@@ -14,6 +15,7 @@ from onnxopt.passes.fuse.flatten_matmul import FlattenMatMul
 from onnxopt.passes.fuse.fold_affine import FoldAffine
 from onnxopt.passes.fuse.fold_batch_norm import FoldBatchNorm
 from onnxopt.passes.fuse.fuse_pad import FusePad
+from onnxopt.passes.fuse.fuse_transformer import FuseTransformer
 from onnxopt.passes.fuse.mean_to_pool import MeanToGlobalPool
 from onnxopt.passes.fuse.merge_projections import MergeProjections
 from onnxopt.passes.fuse.residual_sum import ResidualSum
@@ -67,6 +69,7 @@ PASSES: tuple[type[Pass], ...] = (
     MergeProjections,
     FlattenMatMul,
     SpaceToDepthStem,
+    FuseTransformer,
     # convert
     ConvertLayer,
     # share
@@ -86,6 +89,8 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeDynamic,
     QuantizeWeights,
     QuantizeLstm,
+    # cast
+    CastFloat16,
     # cluster
     ClusterWeights,
     # store

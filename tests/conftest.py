@@ -4,12 +4,17 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from onnxopt import benchmark, files
+from onnxopt.runtime import missing_gpu, onnxruntime
+from onnxopt.runtime.binding import bound as on_device
+from onnxopt.runtime.placement import RECORD
+from onnxopt.target import PROVIDERS, Target
 from onnxopt.testing import parse
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's: the tests share the cores already
@@ -69,6 +74,36 @@ def timed() -> Callable[[float, float], benchmark.Comparison]:
         return benchmark.compare(advance(a), advance(b), clock=lambda: now[0])
 
     return compare
+
+
+@pytest.fixture
+def gpu() -> Target:
+    """The GPU; tests that need one are skipped with what is missing."""
+    if missing := missing_gpu():
+        pytest.skip(missing)
+    return Target("cuda")
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """A GPU that is the CPU; providers, and other settings, of the sessions made there."""
+    ort, made = onnxruntime(), list[tuple[Any, ...]]()
+    real = ort.InferenceSession
+
+    def load(source: Any, options: Any, providers: list[Any], enable_fallback: int) -> Any:
+        recorded = options.get_session_config_entry(RECORD) if isinstance(providers[0], tuple) else "0"
+        made.append((providers, enable_fallback, recorded))
+        session = real(source, options, providers=["CPUExecutionProvider"])
+        session.get_providers = lambda: [PROVIDERS["cuda"], PROVIDERS["cpu"]]
+        return session
+
+    def bound(session: Any, feeds: Any, device: str, number: int) -> Callable[[], None]:
+        return on_device(session, feeds, "cpu")
+
+    monkeypatch.setattr("onnxopt.runtime.session.missing_gpu", lambda target: None)
+    monkeypatch.setattr("onnxopt.runtime.session.bound", bound)
+    monkeypatch.setattr(ort, "InferenceSession", load)
+    return made
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

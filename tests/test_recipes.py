@@ -34,15 +34,44 @@ def test_with_data_int8_is_tried_and_sharing_comes_last() -> None:
     assert found[-2:] == ["share-initializers", "strip-metadata"]
 
 
-def test_cuda_gets_no_int8() -> None:
-    assert not any(word.startswith("quantize") for word in words(provider="cuda"))
+CPU_ALONE = (
+    "quantize-int8",
+    "quantize-dynamic",
+    "quantize-lstm",
+    "convert-layer",
+    "space-to-depth-stem",
+    "flatten-matmul",
+)
+
+
+@pytest.mark.parametrize("goal", Goal)
+@pytest.mark.parametrize("has_data", [True, False])
+def test_cuda_gets_no_int8_and_nothing_that_kernels_of_the_cpu_decide(goal: Goal, has_data: bool) -> None:
+    found = words(provider="cuda", goal=goal, has_data=has_data, prune=True)
+    assert not [word for word in found if any(one in word for one in CPU_ALONE)]
+
+
+def test_cuda_gets_fusions_float16_and_small_weights_in_this_order() -> None:
+    assert words(provider="cuda")[len(recipes.EXACT) :] == [
+        "fuse-transformer + cast-float16 | cast-float16",
+        "fuse-transformer",
+        "quantize-weights:bits=4,share=0.2 | quantize-weights:share=0.2",
+        "share-initializers",
+        "strip-metadata",
+    ]
+    assert words(provider="cuda", has_data=False)[len(recipes.EXACT) :] == ["fuse-transformer", *recipes.CLOSE]
+    assert words(provider="cuda")[: len(recipes.EXACT)] == list(recipes.EXACT)
+    assert "cast-float16" in words(provider="cuda", goal=Goal.SIZE)
+    assert not any("float16" in word or "fuse-transformer" in word for word in words())
 
 
 @pytest.mark.parametrize(("goal", "amount"), [(Goal.LATENCY, "macs"), (Goal.SIZE, "bytes")])
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
-def test_channels_are_searched_for_last_and_only_if_asked(goal: Goal, amount: str, provider: str) -> None:
+def test_channels_are_searched_for_right_behind_what_they_are_tried_with(
+    goal: Goal, amount: str, provider: str
+) -> None:
     found = words(goal=goal, provider=provider, prune=True)
-    last = 6 if goal is Goal.SIZE else 4 if provider == "cpu" else 3
+    last = 6 if goal is Goal.SIZE else 4
     assert found[-last] == f"prune-channels:{amount}=0.3..0.95"
     assert [*found[:-last], *found[-last + 1 :]] == words(goal=goal, provider=provider)
     assert words(goal=goal, has_data=False, prune=True) == words(goal=goal, has_data=False)

@@ -38,6 +38,7 @@ UNTIMED = {"convert-layer": {"choose": "always"}}
 """Options that make a pass act whatever the clock says."""
 
 LOSSY = (
+    "cast-float16",
     "cluster-weights",
     "cluster-weights:bits=3",
     "factorize:error=0.3,limit=1",

@@ -13,6 +13,9 @@ from onnxopt.graph import STANDARD_DOMAINS, added_row, array, constant, given, i
 
 Twins = Mapping[ir.Value, ir.Value]
 WEIGHTED = ("Conv", "Gemm", "MatMul")
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+REAL = FLOATS[:1]
+"""What weights may be where a pass says nothing else: most write float32."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,15 @@ class Layer:
             _add(self.node, bias)
 
 
-def layers(model: ir.Model, ops: Collection[str] = WEIGHTED) -> tuple[list[Layer], list[Refusal]]:
+def layers(
+    model: ir.Model, ops: Collection[str] = WEIGHTED, floats: Collection[ir.DataType] = REAL
+) -> tuple[list[Layer], list[Refusal]]:
     """The layers of the main graph in its order, and why other nodes of these types are none."""
     twins = inferred(model)
     found, refusals = [], []
     for node in model.graph:
         if node.op_type in ops and node.domain in STANDARD_DOMAINS:
-            one = layer(node, twins)
+            one = layer(node, twins, floats)
             if isinstance(one, Layer):
                 found.append(one)
             else:
@@ -123,20 +128,21 @@ def layers(model: ir.Model, ops: Collection[str] = WEIGHTED) -> tuple[list[Layer
     return found, refusals
 
 
-def layer(node: ir.Node, twins: Twins) -> Layer | str:
+def layer(node: ir.Node, twins: Twins, floats: Collection[ir.DataType] = REAL) -> Layer | str:
     """The node as a layer, or why it is none.
 
     Args:
         node: Conv, Gemm or MatMul.
         twins: of its values, with inferred types and shapes (``graph.inferred``).
+        floats: what its weight may be.
     """
     weight, bias = given(node, 1), given(node, 2)
     source = _transposed(weight)
-    if source is not None and node.op_type == "MatMul" and twins[source].dtype is ir.DataType.FLOAT:
+    if source is not None and node.op_type == "MatMul" and twins[source].dtype in floats:
         return Layer(node, source, 1, None, transposed=True)
     if weight is None or tensor(weight) is None:
         return "its weight is not constant"
-    if twins[weight].dtype is not ir.DataType.FLOAT:
+    if twins[weight].dtype not in floats:
         return f"its weight is {twins[weight].dtype}, not float32"
     if bias is not None and tensor(bias) is None:
         return "its bias is not constant"

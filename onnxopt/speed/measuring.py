@@ -13,7 +13,7 @@ from onnxopt import benchmark, files, fresh, progress
 from onnxopt.benchmark import Comparison, Interval, Load, Run, Timing
 from onnxopt.errors import ModelError, UsageError
 from onnxopt.fresh import Fresh
-from onnxopt.runtime import Session, input_specs, onnxruntime
+from onnxopt.runtime import Session, fallbacks, input_specs, onnxruntime, told
 from onnxopt.speed.feeds import Fed, fed
 from onnxopt.speed.options import Options, Setting, settings
 from onnxopt.speed.result import Measurement, ModelFile, Speed
@@ -86,6 +86,7 @@ def _group(cases: Sequence[_Case], options: Options) -> list[Measurement]:
     else:
         sources = [_timed(first, None, options)]
         latencies = [(_in_turn(sources[0]), None)]
+    off_gpu = [fallbacks(case.path, case.setting.target) for case in cases]
     streams = _streams(cases, options, [timing.median for timing, _ in latencies])
     return [
         Measurement(
@@ -99,9 +100,12 @@ def _group(cases: Sequence[_Case], options: Options) -> list[Measurement]:
             streams=through,
             fresh=_fresh(case, options),
             environment=source.environment,
-            warnings=() if case is first and others else (*source.warnings, *_warnings(through)),
+            warnings=(*(() if case is first and others else (*source.warnings, *_warnings(through))), *told(there)),
+            fallbacks=there,
         )
-        for case, (timing, pair), source, through in zip(cases, latencies, sources, streams, strict=True)
+        for case, (timing, pair), source, through, there in zip(
+            cases, latencies, sources, streams, off_gpu, strict=True
+        )
     ]
 
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxopt import files
 from onnxopt.benchmark import Comparison, Environment, Timing, Verdict
 from onnxopt.fresh import Fresh
+from onnxopt.runtime import Fallback
 from onnxopt.speed.options import Setting
 from onnxopt.speed.streams import Throughput
 
@@ -74,6 +75,7 @@ class Measurement:
         fresh: what loading costs.
         environment: where and under what load it was timed.
         warnings: what the reader must know before quoting a number.
+        fallbacks: the nodes that ran on the CPU although the GPU was asked for.
     """
 
     model: str
@@ -87,6 +89,7 @@ class Measurement:
     fresh: Fresh | None
     environment: Environment
     warnings: tuple[str, ...]
+    fallbacks: tuple[Fallback, ...] = ()
 
     @functools.cached_property
     def percentiles(self) -> dict[int, tuple[float, float, float]]:
@@ -115,6 +118,7 @@ class Measurement:
             "fresh": self.fresh and self.fresh.to_dict(),
             "environment": dict(self.environment.__dict__),
             "warnings": list(self.warnings),
+            "fallbacks": [one.to_dict() for one in self.fallbacks],
         }
 
 

@@ -40,17 +40,18 @@ class Prunable:
     stops: tuple[int, ...]
 
 
-def stops(group: Group, multiple: int, least: int) -> tuple[int, ...]:
+def stops(group: Group, multiple: int, least: int, *, everywhere: bool = False) -> tuple[int, ...]:
     """How many classes of a group may be gone.
 
     Args:
         group: with convolutions or without.
-        multiple: of the channels of convolutions: what is left is a multiple of it. Widths of matrix products are free.
+        multiple: of the channels of convolutions: what is left is a multiple of it.
         least: how many classes stay in any case.
+        everywhere: whether the same holds for matrix products; their widths are free if not.
     """
     size = len(group)
     most = size - max(least, 0 if group.fixed else 1)
-    if group.convolved:
+    if group.convolved or everywhere:
         own = size * group.each
         start = group.width if own + group.fixed == group.width else own  # others on the axis keep to the grid, too
         found = [gone for gone in range(1, most + 1) if (start - gone * group.each) % multiple == 0]

@@ -14,15 +14,15 @@ from onnxopt.calibrate import observed_shapes
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import UsageError
 from onnxopt.graph import constant, drop_constant, drop_unread, label, opset, tensor, weight_bytes
-from onnxopt.layers import Layer, layers
+from onnxopt.layers import FLOATS, Layer, layers
 from onnxopt.opsets import raise_opset
 from onnxopt.passes.quantize.grids.blocks import quantized
 from onnxopt.runtime import kernels
 from onnxopt.target import Target
 
 PRODUCTS = ("MatMul", "Gemm")
-PER_CHANNEL_OPSET, BLOCK_OPSET = 13, 21
-"""DequantizeLinear with one scale for each channel, and with blocks and 4-bit integers."""
+PER_CHANNEL_OPSET, HALF_OPSET, BLOCK_OPSET = 13, 19, 21
+"""DequantizeLinear with one scale for each channel, to float16, and with blocks and 4-bit integers."""
 KERNEL = "MatMulNBits"
 UINT4_IR = 10
 """The version of the file format in which 4-bit integers begin."""
@@ -35,18 +35,19 @@ class QuantizeWeights(Pass):
     """Store the weights of matrix products with few rows in 8 or 4 bits.
 
     Before:
-        ``y = MatMul(x, W)``, x [M, K] with small M, W float32 [K, N]
+        ``y = MatMul(x, W)``, x [M, K] with small M, W float32 or float16 [K, N]
     After:
         ``y = MatMul(x, DequantizeLinear(W8, scale, zero))``, W8 uint8 or uint4 [K, N], scale and zero point
         [blocks, N], one for each ``block`` rows of a column. ONNX Runtime fuses both into MatMulNBits with
-        accuracy level 4: x is quantized to int8 at run time, in blocks too. ``Relu(h)`` behind a product becomes
-        ``Max(h, 0)``, else nothing is fused.
+        accuracy level 4: x is quantized to int8 at run time, in blocks too; on CUDA x stays as it is. The scales are of
+        W's type: in a float16 model, which this comes after, MatMulNBits computes in float16. ``Relu(h)`` behind a
+        product becomes ``Max(h, 0)``, else nothing is fused.
     Left alone:
         products with more than ``rows`` rows on the first sample, where float is faster; matrices of fewer than
-        ``size`` weights; weights that are not constant, not float32 or not a matrix; Gemm that scales or
+        ``size`` weights; weights that are not constant, not floats or not a matrix; Gemm that scales or
         transposes x; nodes in subgraphs; what ONNX Runtime does not fuse (looked up in the graph it builds). An
         embedding that is also read as it is stays, and the product gets a copy; so does each of several readers.
-        The opset is raised to 21 where it is below, or to 13 with ``block=0`` and 8 bits.
+        The opset is raised to 21 where it is below, or to 13 (float16: 19) with ``block=0`` and 8 bits.
     Exact up to:
         lossy; the gate decides.
     Source:
@@ -80,16 +81,17 @@ class QuantizeWeights(Pass):
         """Quantize in place, then undo what ONNX Runtime does not fuse."""
         if context.calibration is None:
             return [Refusal("", "needs calibration data (--data)")]
-        products, refusals = layers(model, PRODUCTS)
+        products, refusals = layers(model, PRODUCTS, FLOATS)
         names = [value.name or "" for found in products if (value := found.node.inputs[0]) is not None]
         shapes = observed_shapes(model, context.calibration, names, context.target)
         why = {label(found.node): self._why_not(found, shapes) for found in products}
         refusals += [Refusal(name, reason) for name, reason in why.items() if reason]
         chosen = {name for name, reason in why.items() if not reason}
-        reason = (self._too_few(model, products, chosen) or self._raised(model)) if chosen else None
+        halves = any(found.weight.dtype is ir.DataType.FLOAT16 for found in products if label(found.node) in chosen)
+        reason = (self._too_few(model, products, chosen) or self._raised(model, halves=halves)) if chosen else None
         if reason or not chosen:
             return [*refusals, *([Refusal("", reason)] if reason else [])]
-        swaps = [self._quantize(found) for found in layers(model, PRODUCTS)[0] if label(found.node) in chosen]
+        swaps = [self._quantize(found) for found in layers(model, PRODUCTS, FLOATS)[0] if label(found.node) in chosen]
         return self._settle(model, swaps, context.target) + refusals
 
     def _too_few(self, model: ir.Model, products: list[Layer], chosen: Collection[str]) -> str | None:
@@ -98,9 +100,10 @@ class QuantizeWeights(Pass):
         share = sum(contents.nbytes for contents in held.values() if contents is not None) / max(weight_bytes(model), 1)
         return f"products with few rows hold {share:.0%} of the weights" if share < self.share else None
 
-    def _raised(self, model: ir.Model) -> str | None:
+    def _raised(self, model: ir.Model, *, halves: bool) -> str | None:
         """Raise the opset to the one that the integers need; why it cannot be, if it cannot."""
-        least = BLOCK_OPSET if self.block or self.bits == 4 else PER_CHANNEL_OPSET
+        by_channel = HALF_OPSET if halves else PER_CHANNEL_OPSET
+        least = BLOCK_OPSET if self.block or self.bits == 4 else by_channel
         return raise_opset(model, least) if opset(model) < least else None
 
     def _why_not(self, found: Layer, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -124,9 +127,11 @@ class QuantizeWeights(Pass):
         node, graph = found.node, found.node.graph
         assert isinstance(graph, ir.Graph)
         weight = found.rows().T  # [K, N]
+        kind = weight.dtype.type
         block = self.block if self.block < len(weight) else 0
-        parts = zip(("int", "scale", "zero"), quantized(weight, self.bits, block), strict=True)
-        constants = [constant(graph, f"{found.weight.name}/{part}", numbers) for part, numbers in parts]
+        numbers = quantized(weight.astype(np.float32, copy=False), self.bits, block, kind)
+        parts = zip(("int", "scale", "zero"), numbers, strict=True)
+        constants = [constant(graph, f"{found.weight.name}/{part}", one) for part, one in parts]
         where = {"axis": 0, "block_size": block} if block else {"axis": 1}
         dequantize = ir.node("DequantizeLinear", constants, where)
         (real,) = dequantize.outputs
@@ -139,7 +144,7 @@ class QuantizeWeights(Pass):
             node.attributes["transB"] = ir.AttrInt64("transB", 0)
         relu = _relu_behind(node)
         if relu is not None:
-            _write_as_max(relu)
+            _write_as_max(relu, kind)
         return _Swap(node, dequantize, before, attribute, relu)
 
     def _settle(self, model: ir.Model, swaps: list[_Swap], target: Target) -> list[Change | Refusal]:
@@ -205,12 +210,12 @@ def _only_reader(node: ir.Node) -> ir.Node | None:
     return readers[0] if alone else None
 
 
-def _write_as_max(relu: ir.Node) -> None:
+def _write_as_max(relu: ir.Node, kind: type[np.floating]) -> None:
     """Relu(x) as Max(x, 0): a Relu is taken for one that quantization makes superfluous, and nothing is fused."""
     assert isinstance(relu.graph, ir.Graph)
     relu.op_type = "Max"
     relu.resize_inputs(2)
-    relu.replace_input_with(1, constant(relu.graph, f"{label(relu)}/zero", np.zeros((), np.float32)))
+    relu.replace_input_with(1, constant(relu.graph, f"{label(relu)}/zero", np.zeros((), kind)))
 
 
 def _write_as_relu(maximum: ir.Node) -> None:

@@ -99,6 +99,37 @@ def test_onnx_runtime_computes_with_integers() -> None:
     assert np.abs(got - wanted).max() < 0.03 * np.abs(wanted).max()
 
 
+HALVES = """g (float16[n,64] x) => (float16[n,48] y) <float16[64,64] w, float16[64] b, float16[48,64] v, float16[48] c>
+    { [p] h = MatMul(x, w)  [a] i = Add(h, b)  [r] j = Relu(i)  [q] k = Gemm<transB=1>(j, v, c)  [s] y = Relu(k) }"""
+
+
+@pytest.mark.parametrize("options", FORMS.values(), ids=FORMS.keys())
+def test_weights_of_a_float16_model_get_float16_scales(options: dict[str, int]) -> None:
+    before = parse(HALVES, opset=18)
+    model, said = quantize(before, **options)
+    assert [type(item) for item in said] == [Change, Change]
+    assert model.opset_imports[""] == (19 if options == FORMS["8 bits by channel"] else 21)
+    onnx.checker.check_model(files.to_proto(model), full_check=True)
+    scales = [array(node.inputs[1]) for node in nodes(model, "DequantizeLinear")]
+    assert [one.dtype for one in scales if one is not None] == [np.float16, np.float16]
+    assert sorted(set(kernels(model, CPU).values())) == ["Cast", "MatMulNBits", "Max"]
+    x = RNG.normal(size=(2, 64)).astype(np.float16)
+    wanted, got = (Session(m, CPU).run({"x": x})["y"].astype(np.float32) for m in (before, model))
+    assert np.abs(got - wanted).max() < (0.03 if options.get("bits") != 4 else 0.3) * np.abs(wanted).max()
+
+
+def test_small_weights_lose_little_to_the_rounding_of_float16_scales() -> None:
+    """Scales of 8-bit weights this small are no normal numbers in float16."""
+    weight = 0.005 * RNG.normal(size=(64, 32)).astype(np.float32)
+    errors = []
+    for kind in (np.float32, np.float16):
+        integers, scales, zeros = quantized(weight, 8, 32, kind)
+        assert scales.dtype == kind
+        steps, origins = (np.repeat(part.astype(np.float32), 32, axis=0) for part in (scales, zeros))
+        errors.append(np.abs((integers - origins) * steps - weight).max() / steps.max())
+    assert errors[1] < 1.2 * errors[0]
+
+
 def test_each_reader_gets_its_own_integers() -> None:
     text = """g (float[n,64] x) => (float[n,64] y) <float[64,64] w, float[64] b>
     { [p] h = MatMul(x, w)  [q] i = MatMul(h, w)  [r] y = Gemm<transB=1>(i, w, b) }"""

@@ -2,9 +2,8 @@
 
 Each node takes its own time in float or in int8, and where the two meet, numbers are converted. That sum is the
 capacity of a cut, with the nodes in int8 on the one side and those in float on the other, and a cut of least capacity
-is found exactly (Ford and Fulkerson, "Maximal Flow Through a Network", 1956). Noise has a price in seconds, raised
-until what is in int8 is quiet enough: the Lagrangian of the knapsack that asks for the fastest placement within a
-noise budget.
+is found exactly (see ``passes.cut``). Noise has a price in seconds, raised until what is in int8 is quiet enough: the
+Lagrangian of the knapsack that asks for the fastest placement within a noise budget.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
+from onnxopt.passes.cut import least_cut
 from onnxopt.passes.quantize.int8.chains import FLOAT_OUTPUT, MOVES, Chains, data_inputs, result
 from onnxopt.passes.quantize.placing.kernel_costs import Costs, Form
 
-UNITS = 2**28
-"""Maximum flow is exact on whole numbers: all seconds together are so many."""
 WORTH = 0.95
 """Weight zero point 1 loses a little accuracy: it must take less than this share of the plain form's time."""
 PRICES = 50
@@ -119,7 +116,7 @@ class Placement:
         dear = list(self.in_int8)
         for node, one in price.items():
             dear[self._nodes[node]] += one
-        integer = _least_cut(self.in_float, dear, self.meet)
+        integer = least_cut(dear, self.in_float, self.meet)
         quantized = frozenset(node for node, place in self._nodes.items() if place in integer)
         return Plan(quantized, self._seconds(integer))
 
@@ -197,26 +194,3 @@ def _source(chains: Chains, node: ir.Node | None) -> ir.Node:
 
 def _sum(noise: Noises, plan: Plan) -> float:
     return sum(one for node, one in noise.items() if node in plan.quantized)
-
-
-def _least_cut(in_float: list[float], in_int8: list[float], meet: Mapping[tuple[int, int], float]) -> frozenset[int]:
-    """The places in int8 in a cut of least capacity; where it makes no difference, in int8."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
-    count = len(in_float)
-    source, sink = count, count + 1
-    edges = [(source, place, one) for place, one in enumerate(in_float)]
-    edges += [(place, sink, one) for place, one in enumerate(in_int8)]
-    edges += [(a, b, one) for (a, b), one in meet.items()]
-    whole = sum(in_float) or 1.0  # all in float is possible: no cut needs more, and infinite is more
-    capacity = [
-        min(math.ceil(one / whole * UNITS) if math.isfinite(one) else 2 * UNITS, 2 * UNITS) for *_, one in edges
-    ]
-    rows, columns = [a for a, *_ in edges], [b for _, b, _ in edges]
-    network = csr_array((np.array(capacity, np.int32), (rows, columns)), shape=(count + 2, count + 2))
-    left = network - maximum_flow(network, source, sink).flow
-    backwards = csr_array(left.T)
-    backwards.eliminate_zeros()
-    in_float_side = breadth_first_order(backwards, sink, return_predecessors=False)
-    return frozenset(range(count)) - frozenset(map(int, in_float_side))

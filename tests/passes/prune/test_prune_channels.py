@@ -8,11 +8,12 @@ import pytest
 from pruning import CPU, NET, NORMED, changes, error, l1, pruned, refusals, samples, shapes, write
 
 from onnxopt import files, passes
-from onnxopt.core import Change, Context
+from onnxopt.core import Change, Context, Refusal
 from onnxopt.graph import array
 from onnxopt.passes.prune.prune_channels import PruneChannels
 from onnxopt.runtime import Session
 from onnxopt.stages import Together
+from onnxopt.target import Target
 from onnxopt.testing import parse
 
 
@@ -206,3 +207,29 @@ def test_hidden_units_of_a_recurrent_layer_go() -> None:
     assert (left["w"], left["r"]) == ((1, 4 * units, 8), (1, 4 * units, units))
     cost = [4 * size * (8 + size) + 3 * size for size in (units, 16)]
     assert 0.4 < cost[0] / cost[1] <= 0.5
+
+
+WIDE = """g (float[1,3,8,8] x) => (float[1,5] y) <float[20,3,3,3] w, float[36,20,3,3] v, float[36,30] a, float[30,5] b>
+{ h = Conv(x, w)  i = Relu(h)  j = Conv(i, v)  k = Relu(j)  p = GlobalAveragePool(k)  f = Flatten(p)
+  q = MatMul(f, a)  r = Relu(q)  y = MatMul(r, b) }"""
+
+
+@pytest.mark.parametrize(("multiple", "widths"), [(1, {16, 24}), (8, {16, 24}), (12, {24})])
+def test_on_a_gpu_all_widths_are_multiples_of_8(made: list[object], multiple: int, widths: set[int]) -> None:
+    """Those of matrix products, too, which are free on the CPU; and others that are asked for on top."""
+    model = parse(WIDE, opset=20)
+    here, there = (
+        l1(ratio=0.3, multiple=multiple).run(copy, Context(target))
+        for copy, target in ((model.clone(), CPU), (model, Target("cuda")))
+    )
+    assert "30 channels became 21" in changes(list(here))["q"]
+    assert changes(list(there))
+    left = {int(what.split()[-1]) for what in changes(list(there)).values()}
+    assert left <= widths
+    assert all(width % 8 == 0 for width in left)
+    assert made
+
+
+def test_on_a_gpu_time_is_no_amount() -> None:
+    found = l1(latency=0.5).run(parse(WIDE, opset=20), Context(Target("cuda")))
+    assert found == [Refusal("", "latency: node by node only kernels of the CPU can be timed; give macs instead")]

@@ -1,15 +1,13 @@
-"""Run a model: the only file that runs ONNX Runtime."""
+"""A loaded model: run it, time it, and see what ONNX Runtime made of it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,14 @@ import onnx
 import onnx_ir as ir
 
 from onnxopt import files
-from onnxopt.core import suggestion
-from onnxopt.data import Batch, InputSpec
+from onnxopt.data import Batch
 from onnxopt.errors import ModelError, OnnxoptError, RuntimeMissing, UsageError
 from onnxopt.graph import walk, weight_bytes
+from onnxopt.runtime.binding import GRAPH_ID, NO_GRAPH, bindable, bound
+from onnxopt.runtime.gpu import missing_gpu
+from onnxopt.runtime.inputs import Outputs
+from onnxopt.runtime.library import onnxruntime, short
+from onnxopt.runtime.placement import RECORD, Placed, placed
 from onnxopt.target import PROVIDERS, Target
 
 KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training"}
@@ -35,26 +37,29 @@ BESIDE = "session.optimized_model_external_initializers_file_name"
 """Where ONNX Runtime writes the weights of a graph: in the file of the graph itself they would end at 2 GB."""
 LEAST_BESIDE = "session.optimized_model_external_initializers_min_size_in_bytes"
 
-Outputs = dict[str, Any]
-"""Output name to array (or list, for sequence types)."""
-
 
 class Session:
     """A loaded model, ready to run.
 
     Args:
         model: in memory, or the path of a file.
-        target: provider and threads.
+        target: provider, its options, and threads. A CUDA graph is captured for ``bound``, and only with ``optimize``.
         optimize: ONNX Runtime's own graph optimizations; off when two graphs are compared,
             so that what is compared is what the files say.
         spinning: whether idle threads spin; off for timing with more than one thread.
         save_as: where to write the graph as ONNX Runtime optimized it; its weights go to a file beside it.
         profile_in: a folder for ONNX Runtime's profile; ``durations`` reads it.
 
+    Attributes:
+        placed: which node ONNX Runtime put where; empty on the CPU, None where it cannot say.
+
     Raises:
         ModelError: if ONNX Runtime does not load the model.
-        RuntimeMissing: if ONNX Runtime or the provider is not installed.
+        RuntimeMissing: if ONNX Runtime is not installed, or the provider lacks something.
+        UsageError: if all nodes must be on the GPU and some are not, or no CUDA graph can be captured.
     """
+
+    placed: tuple[Placed, ...] | None = ()
 
     def __init__(
         self,
@@ -68,7 +73,8 @@ class Session:
     ) -> None:
         """Load the model."""
         ort = onnxruntime()
-        provider = _provider(target)
+        self._target, self._graph = target, target.cuda_graph and optimize
+        providers = _providers(target, graph=self._graph)
         options = ort.SessionOptions()
         options.intra_op_num_threads = target.threads
         options.inter_op_num_threads = 1
@@ -77,6 +83,8 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if not spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if target.on_gpu:
+            options.add_session_config_entry(RECORD, "1")
         if save_as is not None:
             options.optimized_model_filepath = str(save_as)
             options.add_session_config_entry(BESIDE, f"{save_as.name}.data")
@@ -86,13 +94,18 @@ class Session:
             options.profile_file_prefix = str(profile_in / "profile")
         try:
             with _loadable(model) as source:
-                self._session = ort.InferenceSession(source, options, providers=provider)
+                self._session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
         except (OnnxoptError, OSError):
             raise
         except Exception as error:
+            if self._graph:
+                raise UsageError(_no_graph(model, target, error)) from error
             raise ModelError(_load_failure(model, error)) from error
-        if provider[0] not in self._session.get_providers():  # ONNX Runtime falls back to the CPU in silence
-            raise RuntimeMissing(f"{provider[0]} does not start: check the GPU, its driver, CUDA and cuDNN")
+        if PROVIDERS[target.provider] not in self._session.get_providers():  # it computes on the CPU in silence
+            raise RuntimeMissing(f"{PROVIDERS[target.provider]} does not start: check the GPU, its driver and CUDA")
+        if target.on_gpu:
+            self.placed = placed(self._session)
+            _check_placed(self, model, optimize=optimize)
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
@@ -103,13 +116,26 @@ class Session:
             ModelError: if ONNX Runtime fails on them.
         """
         try:
-            return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+            how = _run_options() if self._graph else None
+            return dict(zip(self.outputs, self._session.run(None, dict(feeds), how), strict=True))
         except Exception as error:
-            raise ModelError(f"ONNX Runtime cannot run the model on these inputs: {_short(error)}") from error
+            raise ModelError(f"ONNX Runtime cannot run the model on these inputs: {short(error)}") from error
 
     def bound(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
-        """One iteration on these inputs, for timing: without what a caller does once before many runs."""
-        return functools.partial(self.run, feeds)
+        """One iteration on these inputs, for timing: without what a caller does once before many runs.
+
+        On the GPU inputs and outputs stay there, and an iteration ends when it is done with it. Searches for algorithms
+        and the capture of a CUDA graph are over when this returns.
+
+        Raises:
+            ModelError: if ONNX Runtime fails on the inputs.
+        """
+        if not self._target.on_gpu or not bindable(self._session):
+            return functools.partial(self.run, feeds)
+        try:
+            return bound(self._session, feeds, self._target.provider, self._target.device_id)
+        except Exception as error:
+            raise ModelError(f"ONNX Runtime cannot run the model on these inputs: {short(error)}") from error
 
     def durations(self) -> dict[str, list[float]]:
         """Seconds that each node took in each run, in order, by its name in the graph as optimized; ends the profile.
@@ -161,102 +187,61 @@ def kernels(model: ir.Model, target: Target) -> dict[str, str]:
     return {re.sub(r"_token_\d+$", "", node.name): node.op_type for node in proto.graph.node}
 
 
-def onnxruntime() -> Any:
-    """The onnxruntime module.
+def _providers(target: Target, *, graph: bool) -> list[str | tuple[str, dict[str, str]]]:
+    """What InferenceSession takes: the provider with its options, and the CPU behind it.
 
     Raises:
-        RuntimeMissing: if neither onnxruntime nor onnxruntime-gpu is installed.
+        RuntimeMissing: if something is missing to run there.
     """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise RuntimeMissing(
-            "ONNX Runtime is not installed: pip install 'onnxopt[cpu]' (onnxruntime) "
-            "or pip install 'onnxopt[gpu]' (onnxruntime-gpu)"
-        ) from error
-    except ImportError as error:
-        raise RuntimeMissing(f"ONNX Runtime is installed but does not load: {_short(error)}") from error
-    return onnxruntime
+    if not target.on_gpu:
+        return [PROVIDERS[target.provider]]
+    if missing := missing_gpu(target):
+        raise RuntimeMissing(missing)
+    own = {"device_id": str(target.device_id)} if target.device_id else {}  # said in words, it is warned about
+    own |= {"enable_cuda_graph": "1"} if graph else {}
+    return [(PROVIDERS[target.provider], {**target.provider_options, **own}), PROVIDERS["cpu"]]
 
 
-def version() -> str:
-    """The version of ONNX Runtime."""
-    return str(onnxruntime().__version__)
+def _run_options() -> Any:
+    """Of a run whose inputs lie elsewhere each time: it neither captures a CUDA graph nor replays one."""
+    options = onnxruntime().RunOptions()
+    options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
+    return options
 
 
-def warn_if_both_installed() -> None:
-    """Warn where onnxruntime and onnxruntime-gpu lie over each other: which one runs depends on the order."""
-    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
-        warnings.warn(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; uninstall one of them",
-            stacklevel=2,
-        )
-
-
-def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
-    """The inputs a caller must give: those without an initializer behind them.
+def _check_placed(session: Session, model: ir.Model | Path, *, optimize: bool) -> None:
+    """Refuse what the target does not want, by the graph as it is really run.
 
     Raises:
-        ModelError: for an input that is not a tensor.
+        UsageError: if all nodes must be on the GPU and some are not, or a CUDA graph needs fixed shapes.
     """
-    return tuple(_spec(value) for value in model.graph.inputs if value.name not in model.graph.initializers)
+    from onnxopt.runtime.fallback import require_gpu  # it loads models itself, to find out why
 
-
-def zero_state(specs: Iterable[InputSpec], state: Mapping[str, str]) -> Outputs:
-    """Zeros for every state input, with 1 for each dynamic dimension.
-
-    Raises:
-        UsageError: if the model has no input of that name.
-    """
-    known = {spec.name: spec for spec in specs}
-    for name in state:
-        if name not in known:
-            raise UsageError(f"--state {name}: the model has no input {name!r}{suggestion(name, known)}")
-    return {
-        name: np.zeros([d if isinstance(d, int) else 1 for d in known[name].shape or ()], known[name].dtype)
-        for name in state
-    }
-
-
-def check_state(model: ir.Model, state: Mapping[str, str]) -> None:
-    """Each state input must be an input, each state output an output.
-
-    Raises:
-        UsageError: if not.
-    """
-    zero_state(input_specs(model), state)
-    outputs = [value.name or "" for value in model.graph.outputs]
-    for name, source in state.items():
-        if source not in outputs:
+    target = session._target
+    if target.require_gpu and optimize:
+        require_gpu(model, target, session.placed)
+    if target.cuda_graph and optimize:
+        inputs = session._session.get_inputs()
+        loose = next(((v.name, d) for v in inputs for d in v.shape if not _fixed(v.name, d, target)), None)
+        if loose is not None:
             raise UsageError(
-                f"--state {name}={source}: the model has no output {source!r}{suggestion(source, outputs)}"
+                f"--cuda-graph needs fixed shapes, and input {loose[0]!r} has the dimension {loose[1] or '?'!r}: "
+                f"add --shape {loose[1] or loose[0]}=..."
             )
 
 
-def _spec(value: ir.Value) -> InputSpec:
-    if not isinstance(value.type, ir.TensorType) or value.name is None:
-        raise ModelError(f"input {value.name!r} is not a tensor; onnxopt feeds tensors only")
-    dtype = np.dtype(object) if value.dtype is ir.DataType.STRING else np.dtype(value.type.dtype.numpy())
-    if value.shape is None:
-        return InputSpec(value.name, dtype, None)
-    return InputSpec(value.name, dtype, tuple(d if isinstance(d, int) else d.value for d in value.shape))
+def _fixed(name: str, dimension: int | str | None, target: Target) -> bool:
+    return isinstance(dimension, int) or name in target.shapes or dimension in target.shapes
 
 
-def _installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+def _no_graph(model: ir.Model | Path, target: Target, error: Exception) -> str:
+    """Why no CUDA graph can be captured: nodes on the CPU, or what ONNX Runtime says."""
+    from onnxopt.runtime.fallback import fallbacks, listed
 
-
-def _provider(target: Target) -> list[str]:
-    name = PROVIDERS[target.provider]
-    if name not in onnxruntime().get_available_providers():
-        raise RuntimeMissing(
-            f"this ONNX Runtime has no {name}; for --provider {target.provider}: pip install 'onnxopt[gpu]'"
-        )
-    return [name] if name == PROVIDERS["cpu"] else [name, PROVIDERS["cpu"]]
+    real = [one for one in fallbacks(model, target) if not one.deliberate]
+    if real:
+        return f"--cuda-graph needs all nodes on the GPU, and {listed(real)}"
+    return f"--cuda-graph: ONNX Runtime cannot capture this model: {short(error)}"
 
 
 @contextlib.contextmanager
@@ -278,7 +263,7 @@ def _load_failure(model: ir.Model | Path, error: Exception) -> str:
             f"ONNX Runtime does not load the model: it uses operators of {', '.join(unknown)}, which "
             "ONNX Runtime does not know; export it with standard operators"
         )
-    return f"ONNX Runtime does not load the model: {_short(error)}"
+    return f"ONNX Runtime does not load the model: {short(error)}"
 
 
 def _foreign_domains(model: ir.Model) -> Collection[str]:
@@ -289,10 +274,3 @@ def _foreign_domains(model: ir.Model) -> Collection[str]:
         if (node.domain not in KNOWN_DOMAINS | own and not node.domain.startswith("com.microsoft"))
         or node.domain == "com.microsoft.extensions"
     }
-
-
-def _short(error: Exception) -> str:
-    """ONNX Runtime's message without its code number, source line and stack."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])
-    return re.sub(r"/\S*\.(cc|h):\d+ .*?\) ", "", line)[:400]

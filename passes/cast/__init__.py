@@ -1,0 +1,1 @@
+"""Another number format for what is computed."""

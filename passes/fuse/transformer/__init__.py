@@ -1,0 +1,1 @@
+"""What fuse-transformer is made of: sizes, attention, kinds of models, trials."""
