@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +34,17 @@ def working(what: str) -> Status:
     from rich.console import Console
 
     return Console(stderr=True).status(what)
+
+
+@contextlib.contextmanager
+def listening(what: str) -> Iterator[None]:
+    """The same, and the stages that the library tells of."""
+    from rich.markup import escape
+
+    from onnxopt import progress
+
+    with working(what) as status, progress.heard(lambda words: status.update(escape(words))):
+        yield
 
 
 def echo_json(content: Any) -> None:
