@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +15,8 @@ from onnxopt.pipeline import Step
 from onnxopt.stopwatch import node_kernels, node_seconds
 from onnxopt.target import Target
 
+LONGEST = 8
+"""Nodes that are looked through for the one that the original knows."""
 MOST = 500
 """Layers that are listed; of more, those that take the most time."""
 
@@ -99,8 +101,39 @@ def layers(
         ModelError: if ONNX Runtime does not load or run one of them.
     """
     before = _side(original, feeds, target)
-    after = before if result is original else _side(result, feeds, target)
+    after = before if result is original else adopted(result, _side(result, feeds, target), before.ops)
     return joined(before, after, steps)
+
+
+def adopted(result: ir.Model, after: Side, known: Collection[str]) -> Side:
+    """What runs under a name that only the result has, given to the node of the original that it computes.
+
+    A pass may write several nodes for one. ONNX Runtime fuses them again, under the name of the first; the last has the
+    name that the original knows.
+    """
+    kernels, seconds = dict(after.kernels), dict(after.seconds)
+    for node in result.graph:
+        name = label(node)
+        heir = None if name in known or name not in after.kernels else _heir(node, after.kernels, known)
+        if heir is not None:
+            kernels[heir] = " + ".join(filter(None, (kernels.get(heir), kernels.pop(name))))
+            if name in seconds:
+                seconds[heir] = seconds.get(heir, 0.0) + seconds.pop(name)
+    return replace(after, kernels=kernels, seconds=seconds)
+
+
+def _heir(node: ir.Node, kernels: Mapping[str, str], known: Collection[str]) -> str | None:
+    """The first node of the original behind a node, if all between is fused into it."""
+    for _ in range(LONGEST):
+        uses = node.outputs[0].uses()
+        if len(uses) != 1 or node.outputs[0].is_graph_output():
+            return None
+        node = next(iter(uses)).node
+        if label(node) in kernels:
+            return None
+        if label(node) in known:
+            return label(node)
+    return None
 
 
 def joined(before: Side, after: Side, steps: Sequence[Step]) -> Layers:

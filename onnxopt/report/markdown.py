@@ -47,7 +47,7 @@ def _parts(content: Content) -> Iterator[str]:
 def _ending(content: Content) -> str:
     written = content["output"] or "nothing written"
     took, most = number(content, "seconds", "seconds"), number(content, "bytes", "peak_memory")
-    return f"Result: {_cell(written)} ({content['ended']}), in {took}, with {most} of memory at most."
+    return f"Result: {_cell(written)} ({_cell(content['ended'])}), in {took}, with {most} of memory at most."
 
 
 def _ledger(content: Content) -> str:
@@ -78,7 +78,7 @@ def _origin(content: Content) -> Iterator[str]:
     sets = " ".join(machine["instruction_sets"]) or "not known"
     load = "" if machine["load"] is None else f", load {machine['load']}"
     yield f"\nSeed {origin['seed']}; {_cell(versions)}; {_cell(machine['processor'])}, {machine['cores']} cores{load}, "
-    yield f"instruction sets {_cell(sets)}; {_cell(machine['system'])}; {origin['when']}."
+    yield f"instruction sets {_cell(sets)}; {_cell(machine['system'])}; {_cell(origin['when'])}."
 
 
 def _table(headings: Sequence[str], rows: Iterable[Iterable[Sentence]]) -> str:

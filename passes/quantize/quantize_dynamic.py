@@ -76,7 +76,7 @@ def _quantize(node: ir.Node, weight: np.ndarray, known: dict[ir.Value, Quantized
     scales = ir.node("Mul", [s, constant(graph, f"{base}/scale", scale)])
     graph.insert_before(node, [product, cast, scales])
     replace([node], "Mul", [cast.outputs[0], scales.outputs[0]])
-    return Change(base, "MatMul in int8, its input quantized at run time")
+    return Change(base, "MatMul in int8, its input quantized at run time", kernel=product.op_type)
 
 
 def _dynamic(node: ir.Node, x: ir.Value) -> Quantized:

@@ -5,12 +5,14 @@ import onnx_ir as ir
 import pytest
 
 from onnxopt.core import Change, Context, Exactness, Refusal
+from onnxopt.passes.quantize.quantize_dynamic import QuantizeDynamic
 from onnxopt.passes.quantize.quantize_int8 import QuantizeInt8
 from onnxopt.pipeline import Outcome, Step
-from onnxopt.report.layerwise import MOST, Layer, Layers, Side, joined, layers
+from onnxopt.report.layerwise import MOST, Layer, Layers, Side, adopted, joined, layers
 from onnxopt.samples import random_samples
 from onnxopt.stopwatch import node_kernels, node_seconds
 from onnxopt.target import Target
+from onnxopt.testing import parse
 
 BEFORE = Side({"c": "Conv", "r": "Relu", "x": "Exp"}, {"c": "Conv", "x": "Exp"}, {"c": 2e-3, "x": 1e-4}, 1e-5)
 AFTER = Side({"c": "Conv", "c/dq": "DequantizeLinear"}, {"c": "QLinearConv"}, {"c": 1e-3}, 2e-5)
@@ -67,6 +69,29 @@ def test_of_very_many_layers_the_slowest_stay_in_their_order() -> None:
     found = joined(side, side, ())
     assert [row.name for row in found.rows] == names[10:]
     assert found.left_out == 10
+
+
+def test_several_nodes_that_were_written_for_one_are_that_one() -> None:
+    """MatMulInteger, Cast and Mul run as one kernel, under the name of the first."""
+    original = parse("g (float[4,16] x) => (float[4,8] y) <float[16,8] w> { y = MatMul(x, w) }")
+    result = original.clone()
+    step = said(Outcome.KEPT, *[i for i in QuantizeDynamic().run(result, Context(Target())) if isinstance(i, Change)])
+    found = layers(original, result, [step], {"x": np.ones((4, 16), np.float32)}, Target())
+    row = next(row for row in found.rows if row.name == "y")
+    assert (row.kernel_before, row.planned) == ("MatMul", "MatMulInteger")
+    assert row.kernel in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+    assert row.seconds is not None
+    assert not [row for row in found.rows if row.op in ("MatMulInteger", "Cast", "Mul")]
+
+
+def test_what_runs_by_itself_or_is_read_twice_keeps_its_name() -> None:
+    model = parse(
+        "g (float[4] x) => (float[4] y, float[4] z) { a = Exp(x)  b = Neg(a)  y = Abs(b)  c = Sin(x)  z = Add(c, c) }"
+    )
+    side = Side({}, {"a": "Exp", "c": "Sin", "b": "Neg"}, {"a": 1.0, "b": 2.0, "c": 3.0}, 0.0)
+    found = adopted(model, side, {"y", "z"})
+    assert found.kernels == {"a": "Exp", "c": "Sin", "y": "Neg"}
+    assert found.seconds == {"a": 1.0, "c": 3.0, "y": 2.0}
 
 
 @pytest.fixture
