@@ -1,0 +1,233 @@
+"""Every call from the gate to the rest of onnxopt, with what is asked and what comes back in the gate's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxopt import files, passes, recipes, speed, validation
+from onnxopt.benchmark import SLOW_SECONDS, Timing, measured_in
+from onnxopt.ci.config import Entry
+from onnxopt.ci.results import Accuracy, Median, Speed
+from onnxopt.errors import UsageError
+from onnxopt.gate import Drop, Limits
+from onnxopt.inspection import input_infos
+from onnxopt.metrics import find_metric
+from onnxopt.optimize import Options, optimize
+from onnxopt.pipeline import Goal
+from onnxopt.stages import Stage
+from onnxopt.target import Target
+
+LONGER = 2.0
+"""Times as long, where a first timing could not decide: of the duration that slow models have."""
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What an optimization gave: in a sentence, and what should be known."""
+
+    line: str
+    notes: tuple[str, ...]
+
+
+def optimized(entry: Entry) -> Optimized:
+    """Optimize the model of an entry into its output.
+
+    Raises:
+        OnnxoptError: as ``optimize`` does.
+        KeyboardInterrupt: where it was interrupted; what it wrote is the best model so far.
+    """
+    entry.output.parent.mkdir(parents=True, exist_ok=True)
+    files.check_apart(entry.output, filter(None, (entry.path, entry.baseline, entry.reference)))
+    report = optimize(entry.path, entry.output, _optimize_options(entry))
+    if report.ended == "interrupted":
+        raise KeyboardInterrupt
+    line = f"speed {report.speed_line()}; size {report.size_line()}; accuracy {report.accuracy_line()}"
+    return Optimized(line, (*(f"{step.words}: {step.why} (undone)" for step in report.broken), *report.notes))
+
+
+def compared(entry: Entry, reference: Path, model: Path) -> Accuracy:
+    """Validate a model against a reference.
+
+    Raises:
+        OnnxoptError: as ``validate`` does.
+    """
+    found = validation.validate(reference, model, _validate_options(entry))
+    return Accuracy(
+        reference=str(reference),
+        line=_accuracy_line(found),
+        problems=found.problems,
+        notes=found.notes,
+        comparable=not found.signature,
+        score=found.drop.to_dict() if found.drop else None,
+        details=found.to_dict(),
+    )
+
+
+def scored(entry: Entry, model: Path) -> Accuracy | None:
+    """The score of a model alone; None where there are no labels to score it on, but only a reference could be.
+
+    Raises:
+        OnnxoptError: as ``validate`` does.
+    """
+    if entry.judged_on is None:
+        return None
+    drop = validation.validate(model, model, _validate_options(entry)).drop
+    assert drop is not None
+    metric = find_metric(drop.metric, has_labels=True)
+    if not metric.needs_labels:
+        return None
+    score = {
+        "metric": drop.metric,
+        "after": drop.after,
+        "samples": drop.samples,
+        "higher_is_better": metric.higher_is_better,
+    }
+    return Accuracy("", f"{drop.metric} {drop.after:.4f} on {drop.samples} samples", score=score)
+
+
+def layers(entry: Entry, reference: Path, model: Path) -> tuple[str, ...]:
+    """The nodes that explain why a model differs from its reference.
+
+    Raises:
+        OnnxoptError: as ``validate`` does.
+    """
+    return ()
+
+
+def timed(entry: Entry, baseline: Path | None, model: Path, place: tuple[str, int, int | None], longer: float) -> Speed:
+    """Time a model against its baseline, in turns, or alone where there is none.
+
+    Args:
+        entry: what is asked.
+        baseline: None times the model alone.
+        model: the model.
+        place: provider, threads, batch.
+        longer: times the usual duration.
+
+    Raises:
+        OnnxoptError: as ``speed.measure`` does.
+    """
+    paths = [model] if baseline is None else [baseline, model]
+    found = speed.measure(paths, _speed_options(entry, model, place, longer))
+    common: dict[str, Any] = {
+        "where": where(*place),
+        "environment": dict(found.environment.__dict__),
+        "warnings": found.warnings,
+        "details": found.to_dict(),
+    }
+    if baseline is None:
+        return Speed(baseline=None, before=None, after=median(found.timing), **common)
+    (pair,) = found.comparisons
+    common |= {"ratio": pair.ratio, "low": pair.low, "high": pair.high}
+    return Speed(baseline=str(baseline), before=median(pair.a), after=median(pair.b), **common)
+
+
+def size(path: Path) -> int:
+    """Bytes of a model's file and of its external data."""
+    model = files.load(path)
+    return path.stat().st_size + sum(each.stat().st_size for each in files.external_files(model))
+
+
+def machine() -> dict[str, Any]:
+    """Where this runs."""
+    found = measured_in(threads=1, foreign_load=0.0)
+    return {key: getattr(found, key) for key in ("processor", "cores", "python", "platform", "onnxruntime")}
+
+
+def where(provider: str, threads: int, batch: int | None) -> str:
+    """``cpu, 1 thread, batch 8``: also how a stored time is found again."""
+    words = [provider, f"{threads} thread{'' if threads == 1 else 's'}"]
+    return ", ".join([*words, *([f"batch {batch}"] if batch else [])])
+
+
+def median(timing: Timing) -> Median:
+    """The median, and its interval of 95 % by the sign test, which asks nothing of the distribution."""
+    from scipy.stats import binom
+
+    ordered, n = np.sort(timing.seconds), len(timing.seconds)
+    rank = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
+    return Median(timing.median, float(ordered[rank]), float(ordered[n - 1 - rank]))
+
+
+def _batched(model: Path, batch: int) -> dict[str, tuple[int, ...]]:
+    """The size of the first dimension of each input whose first dimension has a name."""
+    shapes = [info.shape for info in input_infos(files.load(model)) if info.shape]
+    names = {shape[0] for shape in shapes if isinstance(shape[0], str)}
+    if not names:
+        raise UsageError(
+            f"batch = {batch}: {model} has a fixed batch; leave batch out, or export it with a dynamic one"
+        )
+    return dict.fromkeys(sorted(names), (batch,))
+
+
+def _optimize_options(entry: Entry) -> Options:
+    return Options(
+        data=entry.data,
+        eval_data=entry.eval_data,
+        preprocess=entry.preprocess,
+        metric=entry.metric,
+        limits=Limits(entry.max_drop),
+        goal=Goal(entry.goal),
+        target=_target(entry),
+        state=entry.state,
+        passes=_stages(entry),
+        time_limit=entry.time_limit,
+        seed=entry.seed,
+        allow_contrib=entry.allow_contrib,
+        prune=entry.prune,
+    )
+
+
+def _validate_options(entry: Entry) -> validation.Options:
+    if entry.min_sqnr is not None:
+        raise UsageError("min_sqnr: this onnxopt cannot ask it yet; leave it out")
+    return validation.Options(
+        data=entry.judged_on,
+        preprocess=entry.preprocess,
+        metric=entry.metric,
+        limits=Limits(entry.max_drop),
+        rtol=validation.RTOL if entry.rtol is None else entry.rtol,
+        state=entry.state,
+        target=_target(entry),
+        seed=entry.seed,
+    )
+
+
+def _speed_options(entry: Entry, model: Path, place: tuple[str, int, int | None], longer: float) -> speed.Options:
+    provider, threads, batch = place
+    shapes = {**entry.shapes, **(_batched(model, batch) if batch else {})}
+    seconds = longer * (entry.seconds or SLOW_SECONDS) if longer > 1 else entry.seconds
+    data = None if batch else entry.judged_on
+    preprocess = entry.preprocess if data else None
+    return speed.Options(data, preprocess, entry.state, Target(provider, threads, shapes), seconds)
+
+
+def _target(entry: Entry) -> Target:
+    return Target(entry.provider[0], entry.threads[0], entry.shapes)
+
+
+def _stages(entry: Entry) -> Sequence[Stage] | None:
+    if entry.recipe:
+        return recipes.load(entry.recipe)
+    return tuple(passes.parse_stage(words) for words in entry.passes) or None
+
+
+def _accuracy_line(found: validation.Validation) -> str:
+    if found.signature:
+        return "not the same inputs and outputs"
+    if found.drop:
+        return _drop_line(found.drop)
+    worst = max(found.differences, key=lambda each: each.relative, default=None)
+    return "no output to compare" if worst is None else f"output {worst.output!r} off by {worst.relative:.2g}"
+
+
+def _drop_line(drop: Drop) -> str:
+    return (
+        f"{drop.metric} {drop.before:.4f} -> {drop.after:.4f}, drop {drop.drop:+.4f} "
+        f"[{drop.low:+.4f}, {drop.high:+.4f}] on {drop.samples} samples"
+    )

@@ -1,0 +1,54 @@
+"""What the limits of an entry say of what was measured. No clock and no file here: numbers in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxopt.ci.config import Entry
+from onnxopt.ci.results import ACCURACY, SLOWER, Accuracy, Finding, Speed
+
+
+def accuracy(found: Accuracy) -> Iterator[Finding]:
+    """One finding per problem; the last names the layers, where they are known."""
+    for problem in found.problems:
+        yield Finding("accuracy", ACCURACY, f"against {found.reference}: {problem}")
+    if found.problems and found.layers:
+        yield Finding("accuracy", ACCURACY, f"explained by {', '.join(found.layers)}")
+
+
+def speed(found: Speed, entry: Entry) -> Iterator[Finding]:
+    """Slower than allowed, or not as much faster as asked."""
+    if found.baseline is None:
+        return
+    limit, (_, least, most) = entry.fail_if_slower, found.slowdown
+    if limit is not None and most > limit:
+        sure = "slower" if least > limit else "not shown to be fast enough"
+        yield Finding("speed", SLOWER, f"{found.where}: {sure}: {more_time(found)}; {percent(limit)} is allowed")
+    if entry.min_ratio is not None and found.low < entry.min_ratio:
+        words = f"{found.where}: {found.line()} against {found.baseline}; the low end is under {entry.min_ratio:g}"
+        yield Finding("speed", SLOWER, words)
+
+
+def straddles(found: Speed, entry: Entry) -> bool:
+    """Whether the interval has one of the limits in it, so that a longer measurement may decide."""
+    limit, (_, least, most) = entry.fail_if_slower, found.slowdown
+    slower = limit is not None and least <= limit < most
+    ratio = entry.min_ratio is not None and found.low < entry.min_ratio <= found.high
+    return found.baseline is not None and not found.stored and (slower or ratio)
+
+
+def size(after: int, entry: Entry) -> Iterator[Finding]:
+    """Larger than allowed."""
+    if entry.max_size is not None and after > entry.max_size:
+        yield Finding("size", SLOWER, f"the model has {after:,} bytes, more than max_size = {entry.max_size:,}")
+
+
+def more_time(found: Speed) -> str:
+    """The slowdown with its interval, in words."""
+    likely, least, most = map(percent, found.slowdown)
+    return f"a run takes {likely} more time than that of {found.baseline} [{least}, {most}]"
+
+
+def percent(share: float) -> str:
+    """``10.3 %``, ``-1 %``."""
+    return f"{100 * share:.3g} %" if abs(share) >= 0.1 else f"{100 * share:.2g} %"
