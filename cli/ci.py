@@ -46,16 +46,22 @@ def command(
     In GitHub Actions failures are also annotations, and the summary is added to that of the step.
     """
     from onnxopt import ci
-    from onnxopt.ci.github import annotated, append_summary
+    from onnxopt.ci.github import annotated, append_summary, complaint
     from onnxopt.ci.markdown import markdown
     from onnxopt.ci.written import prepare, write
+    from onnxopt.errors import OnnxoptError
 
-    asked = ci.read(config)
-    places = asked.written | {kind: path for kind, option in WRITTEN.items() if (path := saved[_word(option)])}
-    choices = ci.Choices(only, _share(fail_if_slower), force_baseline, stop_at_first_failure)
-    prepare(places)
-    with _working(quiet or as_json), _terminated():
-        result = ci.run(asked, choices, lambda so_far: write(so_far, places))
+    try:
+        asked = ci.read(config)
+        places = asked.written | {kind: path for kind, option in WRITTEN.items() if (path := saved[_word(option)])}
+        choices = ci.Choices(only, _share(fail_if_slower), force_baseline, stop_at_first_failure)
+        prepare(places)
+        with _working(quiet or as_json), _terminated():
+            result = ci.run(asked, choices, lambda so_far: write(so_far, places))
+    except OnnxoptError as error:
+        if line := complaint(config, str(error), os.environ):
+            click.echo(line, err=True)
+        raise
     append_summary(markdown(result), os.environ)
     _print(result, places, quiet, as_json)
     for line in annotated(result, os.environ):

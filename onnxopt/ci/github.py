@@ -29,6 +29,14 @@ def annotated(result: Result, environment: Mapping[str, str]) -> Iterator[str]:
             yield f"::error {where}::{_message(f'{outcome.name}: {finding.sentence}')}"
 
 
+def complaint(config: Path, sentence: str, environment: Mapping[str, str]) -> str | None:
+    """The annotation of a run that could not begin; None outside of a workflow."""
+    if environment.get("GITHUB_ACTIONS") != "true":
+        return None
+    place = _in_repository(config, environment.get("GITHUB_WORKSPACE"))
+    return f"::error file={_property(place)},title=onnxopt::{_message(sentence)}"
+
+
 def append_summary(markdown: str, environment: Mapping[str, str]) -> None:
     """Add to the summary of the step, where there is one; other steps may have written to it."""
     path = environment.get(SUMMARY)

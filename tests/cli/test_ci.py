@@ -74,6 +74,16 @@ def test_in_github_actions(takes: list, tmp_path: Path, monkeypatch) -> None:
     assert (tmp_path / "summary").read_text() == (tmp_path / "out" / "ci.md").read_text()
 
 
+def test_a_file_that_cannot_be_read_is_an_annotation(takes: list, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    (tmp_path / "onnxopt.toml").write_text(FILE + "max_dorp = 1\n")
+    result = run()
+    assert isinstance(result.exception, UsageError)
+    assert result.stderr.startswith(
+        "::error file=onnxopt.toml,title=onnxopt::onnxopt.toml: [[model]] 'a': there is no key"
+    )
+
+
 def test_json_is_clean(takes: list, monkeypatch) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     takes[0] = 0.9
