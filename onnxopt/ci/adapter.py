@@ -34,6 +34,14 @@ class Optimized:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Explained:
+    """The layers that explain a failure, each in a sentence; and why there are none, or what to know of them."""
+
+    layers: tuple[str, ...] = ()
+    note: str = ""
+
+
 def optimized(entry: Entry) -> Optimized:
     """Optimize the model of an entry into its output.
 
@@ -90,13 +98,13 @@ def scored(entry: Entry, model: Path) -> Accuracy | None:
     return Accuracy("", f"{drop.metric} {drop.after:.4f} on {drop.samples} samples", score=score)
 
 
-def layers(entry: Entry, reference: Path, model: Path) -> tuple[str, ...]:
-    """The nodes that explain why a model differs from its reference.
+def explained(entry: Entry, reference: Path, model: Path) -> Explained:
+    """The changes that explain why a model fails against its reference.
 
     Raises:
         OnnxoptError: as ``validate`` does.
     """
-    return ()
+    return Explained(note="this onnxopt cannot bisect")
 
 
 def timed(entry: Entry, baseline: Path | None, model: Path, place: tuple[str, int, int | None], longer: float) -> Speed:

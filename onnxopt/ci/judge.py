@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from onnxopt.ci.config import Entry
 from onnxopt.ci.results import ACCURACY, SLOWER, Accuracy, Finding, Speed
 
+MOST_LAYERS = 5
+"""That are findings of their own."""
+
 
 def accuracy(found: Accuracy) -> Iterator[Finding]:
-    """One finding per problem; the last names the layers, where they are known."""
+    """One finding per problem."""
     for problem in found.problems:
         yield Finding("accuracy", ACCURACY, f"against {found.reference}: {problem}")
-    if found.problems and found.layers:
-        yield Finding("accuracy", ACCURACY, f"explained by {', '.join(found.layers)}")
+
+
+def layers(blamed: Sequence[str]) -> Iterator[Finding]:
+    """One finding per layer to blame; of many the first."""
+    for words in blamed[:MOST_LAYERS]:
+        yield Finding("accuracy", ACCURACY, f"explained by {words}")
+    if len(blamed) > MOST_LAYERS:
+        yield Finding("accuracy", ACCURACY, f"and by {len(blamed) - MOST_LAYERS} more layers, in the JSON")
 
 
 def speed(found: Speed, entry: Entry) -> Iterator[Finding]:
@@ -22,8 +31,8 @@ def speed(found: Speed, entry: Entry) -> Iterator[Finding]:
         return
     limit, (_, least, most) = entry.fail_if_slower, found.slowdown
     if limit is not None and most > limit:
-        sure = "slower" if least > limit else "not shown to be fast enough"
-        yield Finding("speed", SLOWER, f"{found.where}: {sure}: {more_time(found)}; {percent(limit)} is allowed")
+        check, words = ("speed", "slower") if least > limit else ("noise", "not shown to be fast enough")
+        yield Finding(check, SLOWER, f"{found.where}: {words}: {more_time(found)}; {percent(limit)} is allowed")
     if entry.min_ratio is not None and found.low < entry.min_ratio:
         words = f"{found.where}: {found.line()} against {found.baseline}; the low end is under {entry.min_ratio:g}"
         yield Finding("speed", SLOWER, words)
@@ -50,5 +59,5 @@ def more_time(found: Speed) -> str:
 
 
 def percent(share: float) -> str:
-    """``10.3 %``, ``-1 %``."""
-    return f"{100 * share:.3g} %" if abs(share) >= 0.1 else f"{100 * share:.2g} %"
+    """``10.3%``, ``-1%``."""
+    return f"{100 * share:.3g}%" if abs(share) >= 0.1 else f"{100 * share:.2g}%"

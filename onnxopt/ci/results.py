@@ -19,7 +19,7 @@ WORST_FIRST = (INTERRUPTED, ACCURACY, SLOWER, 5, 3, 2, 1)
 out is more than what could not be."""
 
 
-_WORDS = {"accuracy": "less accurate", "speed": "slower", "size": "too large"}
+_WORDS = {"accuracy": "less accurate", "speed": "slower", "noise": "too noisy to tell", "size": "too large"}
 """What a check says of a model that it fails."""
 
 
@@ -28,7 +28,7 @@ class Finding:
     """Something that fails a model.
 
     Attributes:
-        check: ``accuracy``, ``speed``, ``size``, ``error`` or ``interrupted``.
+        check: ``accuracy``, ``speed``, ``noise`` (of a time that cannot be told), ``size``, ``error``, ``interrupted``.
         code: the exit code it stands for.
         sentence: what is wrong.
     """

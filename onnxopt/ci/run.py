@@ -158,16 +158,25 @@ def _compare(entry: Entry, outcome: Outcome, reference: Path, model: Path) -> No
     progress.detail("comparing")
     found = adapter.compared(entry, reference, model)
     outcome.accuracy = found
-    if found.problems and found.comparable:
-        progress.detail("looking for the layers that explain it")
-        try:
-            found = replace(found, layers=adapter.layers(entry, reference, model))
-        except OnnxoptError as error:
-            outcome.notes.append(f"which layers explain it could not be found out: {error}")
-    outcome.accuracy = found
     outcome.findings += judge.accuracy(found)
     if entry.optimize and entry.data and not entry.eval_data:
         outcome.notes.append("some samples that accuracy was compared on were calibrated on; give eval_data, too")
+    if found.problems and found.comparable:
+        _explain(entry, outcome, reference, model)
+
+
+def _explain(entry: Entry, outcome: Outcome, reference: Path, model: Path) -> None:
+    """The layers to blame; where they cannot be found, the verdict stays what it is."""
+    progress.detail("looking for the layers that explain it")
+    assert outcome.accuracy is not None
+    try:
+        explained = adapter.explained(entry, reference, model)
+    except OnnxoptError as error:
+        explained = adapter.Explained(note=str(error))
+    if explained.note:
+        outcome.notes.append(f"which layers explain it: {explained.note}")
+    outcome.accuracy = replace(outcome.accuracy, layers=explained.layers)
+    outcome.findings += judge.layers(explained.layers)
 
 
 def _score(entry: Entry, outcome: Outcome, earlier: stored.Stored | None, model: Path) -> None:

@@ -86,14 +86,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
         fake.calls.append(("optimized", entry.name))
         return fake.answer(fake.optimized, entry.name, adapter.Optimized("optimized", ()))
 
-    def layers(entry, reference, model):
-        fake.calls.append(("layers", entry.name, reference.name, model.name))
-        return fake.layers
+    def explained(entry, reference, model):
+        fake.calls.append(("explained", entry.name, reference.name, model.name))
+        return adapter.Explained(fake.layers)
 
     monkeypatch.setattr(adapter, "timed", timed)
     monkeypatch.setattr(adapter, "compared", compared)
     monkeypatch.setattr(adapter, "optimized", optimized)
-    monkeypatch.setattr(adapter, "layers", layers)
+    monkeypatch.setattr(adapter, "explained", explained)
     monkeypatch.setattr(adapter, "size", lambda path: fake.size)
     monkeypatch.setattr(adapter, "machine", lambda: MACHINE)
     return fake

@@ -63,7 +63,7 @@ def test_the_upper_end_of_the_interval_decides(config, fake) -> None:
     fake.speed = {"a": fake.takes(1.03, doubt=0.01)}
     assert run(read(path)).exit_code == 0
     fake.speed = {"a": fake.takes(1.06, doubt=0.001)}
-    assert "slower: a run takes 6 % more time" in sentences(run(read(path)))[0]
+    assert "slower: a run takes 6% more time" in sentences(run(read(path)))[0]
 
 
 def test_what_straddles_the_limit_is_timed_longer_once(config, fake) -> None:
@@ -75,7 +75,8 @@ def test_what_straddles_the_limit_is_timed_longer_once(config, fake) -> None:
     result = run(read(path))
     assert result.exit_code == 6
     assert "not shown to be fast enough" in sentences(result)[0]
-    assert "5 % is allowed" in sentences(result)[0]
+    assert result.outcomes[0].verdict == "too noisy to tell"
+    assert "5% is allowed" in sentences(result)[0]
 
 
 def test_a_clear_case_is_timed_once(config, fake) -> None:
@@ -115,20 +116,38 @@ def test_each_place_is_timed_and_judged(config, fake) -> None:
 def test_a_failure_of_accuracy_names_the_layers(config, fake) -> None:
     fake.accuracy = {"a": fake.accurate(0.2)}
     result = run(read(config("a", "b")))
-    assert [call[1] for call in fake.calls if call[0] == "layers"] == ["a"]
+    assert [call[1] for call in fake.calls if call[0] == "explained"] == ["a"]
     assert sentences(result)[-1] == "explained by node 'conv_7'"
     assert result.to_dict()["models"][0]["accuracy"]["layers"] == ("node 'conv_7'",)
+
+
+def test_of_many_layers_the_first_are_told(config, fake) -> None:
+    fake.accuracy, fake.layers = {"a": fake.accurate(0.2)}, tuple(f"node {i}" for i in range(9))
+    found = sentences(run(read(config("a"))))
+    assert found[1] == "explained by node 0"
+    assert found[-1] == "and by 4 more layers, in the JSON"
+
+
+def test_an_interrupted_search_for_layers_leaves_the_verdict(config, fake, monkeypatch) -> None:
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapter, "explained", interrupt)
+    fake.accuracy = {"a": fake.accurate(0.2)}
+    result = run(read(config("a")))
+    assert result.exit_code == 130
+    assert result.outcomes[0].verdict == "interrupted, less accurate"
 
 
 def test_layers_that_cannot_be_found_leave_the_verdict(config, fake, monkeypatch) -> None:
     def refuse(*_):
         raise DataError("too many nodes")
 
-    monkeypatch.setattr(adapter, "layers", refuse)
+    monkeypatch.setattr(adapter, "explained", refuse)
     fake.accuracy = {"a": fake.accurate(0.2)}
     result = run(read(config("a")))
     assert result.exit_code == 4
-    assert result.outcomes[0].notes == ["which layers explain it could not be found out: too many nodes"]
+    assert result.outcomes[0].notes == ["which layers explain it: too many nodes"]
 
 
 def test_another_signature_is_not_timed_and_not_bisected(config, fake) -> None:
