@@ -15,6 +15,8 @@ from onnxopt.errors import UsageError
 if TYPE_CHECKING:
     from onnxopt.target import Target
 
+QUIET = "onnxopt.quiet"
+"""Where the context of click keeps ``--quiet``."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 SHAPE = "Shape of a dynamic input, or the size of a dimension: sequence=64."
@@ -22,9 +24,19 @@ MODEL = click.Path(path_type=Path)
 
 
 def output_options(function: F) -> F:
-    """``--json`` and ``--debug``: what is printed, and how errors are."""
-    function = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
-    return click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error.")(function)
+    """``--json``, ``--quiet`` and ``--debug``: what is printed, and how errors are."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
+        click.option("--quiet", "-q", is_flag=True, expose_value=False, callback=_quiet, help="Print only errors."),
+        click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error."),
+    ):
+        function = option(function)
+    return function
+
+
+def _quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().meta[QUIET] = True
 
 
 def target_options(function: F) -> F:

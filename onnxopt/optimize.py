@@ -197,7 +197,7 @@ def _time(result: _Result, original: ir.Model, checks: Samples, options: Options
     if result.model is original:
         result.notes.append("no pass was kept: the result is the original")
         return
-    hurry = {"max_seconds": LAST_LOOK, "min_seconds": LAST_LOOK / 2, "slow_seconds": LAST_LOOK / 2}
+    hurry = {"max_seconds": LAST_LOOK, "patience": LAST_LOOK, "min_seconds": LAST_LOOK / 3}
     limits: dict[str, Any] = hurry if result.ended == "time limit" else {}
     speed = compare_speed(original, result.model, checks, options.target, **limits)
     if speed.verdict is Verdict.SLOWER and options.goal is Goal.LATENCY:

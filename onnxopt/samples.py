@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxopt import progress
 from onnxopt.data import Batch, Dataset, random_dataset
 from onnxopt.errors import ModelError
 from onnxopt.runtime import Outputs, Session, input_specs, zero_state
@@ -37,14 +38,22 @@ class Samples:
         """Number of samples."""
         return len(self.data)
 
-    def run(self, session: Session, fixed: Outputs | None = None) -> Iterator[tuple[Batch, Outputs]]:
+    def run(
+        self, session: Session, fixed: Outputs | None = None, size: int | None = None
+    ) -> Iterator[tuple[Batch, Outputs]]:
         """Each batch with its outputs; one sample at a time where a state is fed back.
 
         Args:
             session: the model.
             fixed: inputs beside the data, the same for every batch.
+            size: samples at once; None takes as many as fit well.
         """
-        return session.stream(self.data.batches(self._batch()), self.state, self.start, fixed)
+        done = 0
+        batches = self.data.batches(size or self._batch())
+        for batch, outputs in session.stream(batches, self.state, self.start, fixed):
+            done += batch.size
+            progress.count("sample", done, len(self))
+            yield batch, outputs
 
     def judged(self, outputs: Outputs) -> Outputs:
         """The outputs that accuracy is about: states only where there is nothing else."""

@@ -114,8 +114,9 @@ def measure(paths: Sequence[Path], options: Options | None = None) -> Speed:
     samples = _samples(first, options)
     limits = {} if options.seconds is None else dict.fromkeys(_LIMITS, options.seconds)
     if others:
+        pair = {} if options.seconds is None else {"min_seconds": options.seconds, "patience": 2 * options.seconds}
         found = tuple(
-            _against(first, other, path, (samples, options.target, limits))
+            _against(first, other, path, (samples, options.target, pair))
             for path, other in zip(paths[1:], others, strict=True)
         )
         timing, memory, compared = found[0].a, None, found
