@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxopt.cli.common import MODEL, output_options
-from onnxopt.cli.printing import echo_json
+from onnxopt.cli.printing import echo_json, quiet, working
 
 if TYPE_CHECKING:
     from onnxopt.ci import Result
@@ -33,11 +33,10 @@ WRITTEN = {"json": "--save-json", "markdown": "--save-markdown", "junit": "--sav
 @click.option("--save-markdown", type=MODEL, help="Summary for a pull request, in place of [ci] markdown.")
 @click.option("--save-junit", type=MODEL, help="JUnit XML, in place of [ci] junit.")
 @click.option("--save-smaller-is-better", type=MODEL, help="For github-action-benchmark, in place of [ci].")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but what failed.")
 @output_options
 def command(
     config: Path, only: tuple[str, ...], fail_if_slower: str | None, force_baseline: bool, stop_at_first_failure: bool,
-    quiet: bool, as_json: bool, **saved: Path | None,
+    as_json: bool, **saved: Path | None,
 ) -> int:  # fmt: skip
     """Optimize, compare and time the models that CONFIG declares, against their baselines.
 
@@ -56,25 +55,25 @@ def command(
         places = asked.written | {kind: path for kind, option in WRITTEN.items() if (path := saved[_word(option)])}
         choices = ci.Choices(only, _share(fail_if_slower), force_baseline, stop_at_first_failure)
         prepare(places)
-        with _working(quiet or as_json), _terminated():
+        with working("reading", silent=as_json), _terminated():
             result = ci.run(asked, choices, lambda so_far: write(so_far, places))
     except OnnxoptError as error:
         if line := complaint(config, str(error), os.environ):
             click.echo(line, err=True)
         raise
     append_summary(markdown(result), os.environ)
-    _print(result, places, quiet, as_json)
+    _print(result, places, as_json)
     for line in annotated(result, os.environ):
         click.echo(line, err=as_json)
     return result.exit_code
 
 
-def _print(result: Result, places: dict[str, Path], quiet: bool, as_json: bool) -> None:
+def _print(result: Result, places: dict[str, Path], as_json: bool) -> None:
     from onnxopt.ci.text import text
 
     if as_json:
         echo_json(result.to_dict())
-    elif not quiet:
+    elif not quiet():
         click.echo(text(result, places))
     else:
         for outcome in result.outcomes:
@@ -93,22 +92,6 @@ def _share(words: str | None) -> float | None:
         return None if words is None else share(words)
     except ValueError as error:
         raise UsageError(f"--fail-if-slower {words}: give {error}") from None
-
-
-@contextlib.contextmanager
-def _working(silent: bool) -> Iterator[None]:
-    """What is being done, on standard error where that is a terminal."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from onnxopt import progress
-
-    console = Console(stderr=True, highlight=False)
-    if silent or not console.is_terminal:
-        yield
-        return
-    with console.status("working") as status, progress.heard(lambda words: status.update(escape(words))):
-        yield
 
 
 @contextlib.contextmanager

@@ -61,8 +61,8 @@ def run(config: Config, choices: Choices | None = None, told: Told | None = None
     for entry, outcome in zip(entries, outcomes, strict=True):
         if told:
             told(so_far())
-        progress.stage(f"{entry.name} ({entries.index(entry) + 1} of {len(entries)})")
-        _check_safely(entry, outcome)
+        with progress.within(_place(entry.name, outcomes)):
+            _check_safely(entry, outcome)
         if any(finding.code == INTERRUPTED for finding in outcome.findings):
             ended = "interrupted"
             break
@@ -90,6 +90,14 @@ def _chosen(config: Config, choices: Choices) -> list[Entry]:
     return [replace(entry, force_baseline=True) for entry in entries] if choices.force_baseline else entries
 
 
+def _place(name: str, outcomes: Sequence[Outcome]) -> str:
+    """``[2/3] digits (about 40 s left)``: as if the others took as long as those before."""
+    took = [outcome.seconds for outcome in outcomes if outcome.seconds]
+    left = sum(took) / len(took) * (len(outcomes) - len(took)) if took else 0.0
+    words = f" (about {progress.left_words(left)} left)" if left >= 1 else ""
+    return f"[{len(took) + 1}/{len(outcomes)}] {name}{words}"
+
+
 def _check_safely(entry: Entry, outcome: Outcome) -> None:
     """What is raised is a finding of this model."""
     begin = time.perf_counter()
@@ -111,6 +119,7 @@ def _check_safely(entry: Entry, outcome: Outcome) -> None:
 
 def _check(entry: Entry, outcome: Outcome) -> None:
     """One model: optimized, its size, its accuracy, its speed."""
+    progress.stage("reading")
     earlier, baseline = _baseline(entry, outcome)
     model = _optimized(entry, outcome)
     before = baseline or (entry.path if entry.optimize else None)
@@ -155,7 +164,7 @@ def _optimized(entry: Entry, outcome: Outcome) -> Path:
 
 def _compare(entry: Entry, outcome: Outcome, reference: Path, model: Path) -> None:
     """The accuracy; where it fails, the layers that explain it."""
-    progress.detail("comparing")
+    progress.stage("comparing")
     found = adapter.compared(entry, reference, model)
     outcome.accuracy = found
     outcome.findings += judge.accuracy(found)
@@ -167,7 +176,7 @@ def _compare(entry: Entry, outcome: Outcome, reference: Path, model: Path) -> No
 
 def _explain(entry: Entry, outcome: Outcome, reference: Path, model: Path) -> None:
     """The layers to blame; where they cannot be found, the verdict stays what it is."""
-    progress.detail("looking for the layers that explain it")
+    progress.stage("looking for the layers that explain it")
     assert outcome.accuracy is not None
     try:
         explained = adapter.explained(entry, reference, model)
@@ -192,10 +201,10 @@ def _score(entry: Entry, outcome: Outcome, earlier: stored.Stored | None, model:
 def _time(entry: Entry, outcome: Outcome, baseline: Path | None, earlier: stored.Stored | None, model: Path) -> None:
     """In every place; longer once more where the first look cannot decide."""
     for place in entry.places():
-        progress.detail(f"timing on {adapter.where(*place)}")
+        progress.stage(f"timing on {adapter.where(*place)}")
         found = _timed(entry, place, baseline, earlier, model, 1.0)
         if judge.straddles(found, entry):
-            progress.detail(f"timing longer on {adapter.where(*place)}")
+            progress.stage(f"timing longer on {adapter.where(*place)}")
             found = _timed(entry, place, baseline, earlier, model, adapter.LONGER)
         outcome.speed.append(found)
         outcome.findings += judge.speed(found, entry)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from onnxopt import progress
 from onnxopt.ci import Choices, adapter, read, run
-from onnxopt.ci.results import WORST_FIRST, worst_code
+from onnxopt.ci.results import WORST_FIRST, Outcome, worst_code
+from onnxopt.ci.run import _place
 from onnxopt.errors import DataError, ModelError, UsageError
 
 
@@ -44,6 +46,21 @@ def test_exit_codes_of_several_models(config, fake, wrong: tuple[str, ...], code
     assert result.exit_code == code
     assert [outcome.passed for outcome in result.outcomes] == [True, *(False for _ in wrong), True]
     assert result.ended == "complete"
+
+
+def test_what_is_done_is_told(config, fake) -> None:
+    told: list[str] = []
+    with progress.heard(told.append):
+        run(read(config("a", "b")))
+    assert told[0] == "[1/2] a: reading"
+    assert told[-1] == "[2/2] b: timing on cpu, 1 thread"
+
+
+def test_the_time_that_is_left_is_guessed_from_the_models_before() -> None:
+    outcomes = [Outcome(name, f"{name}.onnx", 1) for name in "abc"]
+    assert _place("a", outcomes) == "[1/3] a"
+    outcomes[0].seconds = 20.0
+    assert _place("b", outcomes) == "[2/3] b (about 40 s left)"
 
 
 def test_one_model_that_is_slower_and_less_accurate(config, fake) -> None:
