@@ -20,6 +20,7 @@ QUIET = "onnxopt.quiet"
 F = TypeVar("F", bound=Callable[..., Any])
 
 SHAPE = "Shape of a dynamic input, or the size of a dimension: sequence=64."
+RANGE = "Of the numbers of a random input, both ends included."
 MODEL = click.Path(path_type=Path)
 
 
@@ -40,14 +41,17 @@ def _quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def target_options(function: F) -> F:
-    """``--provider``, ``--threads`` and ``--shape`` become one ``target``."""
+    """``--provider``, ``--threads``, ``--shape`` and ``--input-range`` become one ``target``."""
 
     @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
     @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
     @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help=SHAPE)
+    @click.option("--input-range", "ranges", multiple=True, metavar="NAME=LOW:HIGH", help=RANGE)
     @functools.wraps(function)
-    def wrapped(*args: Any, provider: str, threads: int, shapes: tuple[str, ...], **rest: Any) -> Any:
-        return function(*args, target=target(provider, threads, shapes), **rest)
+    def wrapped(
+        *args: Any, provider: str, threads: int, shapes: tuple[str, ...], ranges: tuple[str, ...], **rest: Any
+    ) -> Any:
+        return function(*args, target=target(provider, threads, shapes, ranges), **rest)
 
     return wrapped  # type: ignore[return-value]
 
@@ -65,11 +69,13 @@ def data_options(function: F) -> F:
     return function
 
 
-def target(provider: str, threads: int, shapes: Iterable[str]) -> Target:
-    """The Target of ``--provider``, ``--threads`` and ``--shape``."""
+def target(provider: str, threads: int, shapes: Iterable[str], ranges: Iterable[str] = ()) -> Target:
+    """The Target of ``--provider``, ``--threads``, ``--shape`` and ``--input-range``."""
     from onnxopt.target import Target
 
-    return Target(provider, threads, dict(shape_of(words) for words in shapes))
+    return Target(
+        provider, threads, dict(shape_of(words) for words in shapes), ranges=dict(range_of(words) for words in ranges)
+    )
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
@@ -97,3 +103,19 @@ def shape_of(words: str) -> tuple[str, tuple[int, ...]]:
     if not name or not re.fullmatch(r"\d+([x,]\d+)*|scalar", sizes):
         raise UsageError(f"--shape {words}: write --shape name=1x3x224x224")
     return name, () if sizes == "scalar" else tuple(int(size) for size in re.split("[x,]", sizes))
+
+
+def range_of(words: str) -> tuple[str, tuple[float, float]]:
+    """``ids=0:30521`` as a name and the smallest and largest number.
+
+    Raises:
+        UsageError: for another form.
+    """
+    name, _, ends = words.rpartition("=")
+    try:
+        low, high = map(float, ends.split(":"))
+    except ValueError:
+        name = ""
+    if not name:
+        raise UsageError(f"--input-range {words}: write --input-range name=0:30521, the smallest and largest number")
+    return name, (low, high)

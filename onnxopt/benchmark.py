@@ -28,7 +28,8 @@ import numpy as np
 
 from onnxopt import progress
 from onnxopt.load import ForeignLoad
-from onnxopt.target import processor
+from onnxopt.quantiles import percentile_intervals
+from onnxopt.target import Target, gpu, processor
 
 Clock = Callable[[], float]
 Run = Callable[[], object]
@@ -76,6 +77,8 @@ class Environment:
         onnxruntime: its version; None where it is not installed.
         threads: that the contenders were said to use.
         foreign_load: share of one CPU that other processes used meanwhile (above 1: more than one CPU).
+        provider: ``cpu`` or ``cuda``.
+        gpu: its name, where the provider is a GPU's and the driver tells it.
     """
 
     processor: str
@@ -85,6 +88,8 @@ class Environment:
     onnxruntime: str | None
     threads: int
     foreign_load: float
+    provider: str = "cpu"
+    gpu: str | None = None
 
     @property
     def load_warning(self) -> str | None:
@@ -120,6 +125,10 @@ class Timing:
         """Seconds that ``percent`` of the iterations stay below."""
         return float(np.percentile(self.seconds, percent))
 
+    def intervals(self, *percents: float, confidence: float = 0.95) -> list[tuple[float, float]]:
+        """The ends of an interval for each percentile, in seconds (see ``percentile_intervals``)."""
+        return percentile_intervals(self.seconds, percents, confidence)
+
     def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
         """For JSON; ``raw`` adds every iteration."""
         summary = {f"p{percent}": self.percentile(percent) for percent in (5, 95)}
@@ -150,6 +159,13 @@ class Comparison:
     environment: Environment
     warnings: tuple[str, ...] = ()
     loads: int = 1
+
+    def on(self, target: Target) -> Comparison:
+        """The same, with the provider that it was measured on."""
+        name = None if target.provider == "cpu" else gpu()
+        return dataclasses.replace(
+            self, environment=dataclasses.replace(self.environment, provider=target.provider, gpu=name)
+        )
 
     def summary(self) -> str:
         """One line for people."""

@@ -336,7 +336,7 @@ def compare_speed(a: ir.Model, b: ir.Model, samples: Samples, target: Target, **
     with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
         paths = [files.save(model, Path(folder) / f"{name}.onnx")[0] for name, model in (("a", a), ("b", b))]
         first, second = (functools.partial(load, path) for path in paths)
-        return benchmark.compare_loads(first, second, threads=target.threads, **limits)
+        return benchmark.compare_loads(first, second, threads=target.threads, **limits).on(target)
 
 
 def size_of(model: ir.Model) -> int:
