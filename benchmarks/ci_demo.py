@@ -41,7 +41,7 @@ HEAD = """version = 1
 markdown = "out/summary.md"
 json = "out/report.json"
 junit = "out/junit.xml"
-smaller_is_better = "out/smaller-is-better.json"
+smaller = "out/digits.smaller.json"
 """
 MODEL = """
 [[model]]

@@ -18,10 +18,6 @@ from onnxopt.cli.printing import echo_json, quiet, working
 if TYPE_CHECKING:
     from onnxopt.ci import Result
 
-WRITTEN = {"json": "--save-json", "markdown": "--save-markdown", "junit": "--save-junit",
-           "smaller_is_better": "--save-smaller-is-better"}  # fmt: skip
-"""Kind of summary to the option that says where it goes."""
-
 
 @click.command("ci")
 @click.argument("config", type=MODEL, default=Path("onnxopt.toml"))
@@ -29,14 +25,12 @@ WRITTEN = {"json": "--save-json", "markdown": "--save-markdown", "junit": "--sav
 @click.option("--fail-if-slower", metavar="3%", help="In place of what the file says, for every model.")
 @click.option("--force-baseline", is_flag=True, help="Use stored times although they are of another processor.")
 @click.option("--stop-at-first-failure", is_flag=True, help="Leave out what comes after a model that fails.")
-@click.option("--save-json", type=MODEL, help="Where everything goes as JSON, in place of [ci] json.")
-@click.option("--save-markdown", type=MODEL, help="Summary for a pull request, in place of [ci] markdown.")
-@click.option("--save-junit", type=MODEL, help="JUnit XML, in place of [ci] junit.")
-@click.option("--save-smaller-is-better", type=MODEL, help="For github-action-benchmark, in place of [ci].")
+@click.option("--save", "saved", multiple=True, metavar="PATH",
+              help="In place of [ci]: .json, .md, .xml (JUnit), .smaller.json (customSmallerIsBetter).")  # fmt: skip
 @output_options
 def command(
-    config: Path, only: tuple[str, ...], fail_if_slower: str | None, force_baseline: bool, stop_at_first_failure: bool,
-    as_json: bool, **saved: Path | None,
+    config: Path, only: tuple[str, ...], fail_if_slower: str | None, force_baseline: bool,
+    stop_at_first_failure: bool, saved: tuple[str, ...], as_json: bool,
 ) -> int:  # fmt: skip
     """Optimize, compare and time the models that CONFIG declares, against their baselines.
 
@@ -49,10 +43,11 @@ def command(
     from onnxopt.ci.markdown import markdown
     from onnxopt.ci.written import prepare, write
     from onnxopt.errors import OnnxoptError
+    from onnxopt.speed import form_of
 
     try:
         asked = ci.read(config)
-        places = asked.written | {kind: path for kind, option in WRITTEN.items() if (path := saved[_word(option)])}
+        places = asked.written | dict(form_of(words) for words in saved)
         choices = ci.Choices(only, _share(fail_if_slower), force_baseline, stop_at_first_failure)
         prepare(places)
         with working("reading", silent=as_json), _terminated():
@@ -106,7 +101,3 @@ def _terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _word(option: str) -> str:
-    return option.removeprefix("--").replace("-", "_")

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onnxopt import files, passes, recipes, speed, validation
-from onnxopt.benchmark import SLOW_SECONDS, Timing, measured_in
+from onnxopt.benchmark import measured_in
+from onnxopt.ci import judge
 from onnxopt.ci.config import Entry
 from onnxopt.ci.results import Accuracy, Median, Speed
 from onnxopt.errors import UsageError
 from onnxopt.gate import Drop, Limits
-from onnxopt.inspection import input_infos
 from onnxopt.metrics import find_metric
 from onnxopt.optimize import Options, optimize
 from onnxopt.pipeline import Goal
 from onnxopt.stages import Stage
 from onnxopt.target import Target
-
-LONGER = 2.0
-"""Times as long, where a first timing could not decide: of the duration that slow models have."""
 
 
 @dataclass(frozen=True)
@@ -107,32 +103,35 @@ def explained(entry: Entry, reference: Path, model: Path) -> Explained:
     return Explained(note="this onnxopt cannot bisect")
 
 
-def timed(entry: Entry, baseline: Path | None, model: Path, place: tuple[str, int, int | None], longer: float) -> Speed:
+def timed(entry: Entry, baseline: Path | None, model: Path, place: tuple[str, int, int | None]) -> Speed:
     """Time a model against its baseline, in turns, or alone where there is none.
+
+    What the first seconds do not decide of the limits is measured longer.
 
     Args:
         entry: what is asked.
         baseline: None times the model alone.
         model: the model.
         place: provider, threads, batch.
-        longer: times the usual duration.
 
     Raises:
         OnnxoptError: as ``speed.measure`` does.
     """
-    paths = [model] if baseline is None else [baseline, model]
-    found = speed.measure(paths, _speed_options(entry, model, place, longer))
+    found = speed.measure([model] if baseline is None else [baseline, model], _speed_options(entry, place))
+    first, last = found.measurements[0], found.measurements[-1]
     common: dict[str, Any] = {
-        "where": where(*place),
-        "environment": dict(found.environment.__dict__),
+        "where": last.setting.label,
+        "after": _median(last),
+        "environment": dict(last.environment.__dict__),
         "warnings": found.warnings,
         "details": found.to_dict(),
     }
-    if baseline is None:
-        return Speed(baseline=None, before=None, after=median(found.timing), **common)
-    (pair,) = found.comparisons
-    common |= {"ratio": pair.ratio, "low": pair.low, "high": pair.high}
-    return Speed(baseline=str(baseline), before=median(pair.a), after=median(pair.b), **common)
+    pair = last.comparison
+    if pair is None:
+        return Speed(baseline=None, before=None, **common)
+    return Speed(
+        baseline=str(baseline), before=_median(first), ratio=pair.ratio, low=pair.low, high=pair.high, **common
+    )
 
 
 def size(path: Path) -> int:
@@ -153,24 +152,10 @@ def where(provider: str, threads: int, batch: int | None) -> str:
     return ", ".join([*words, *([f"batch {batch}"] if batch else [])])
 
 
-def median(timing: Timing) -> Median:
-    """The median, and its interval of 95 % by the sign test, which asks nothing of the distribution."""
-    from scipy.stats import binom
-
-    ordered, n = np.sort(timing.seconds), len(timing.seconds)
-    rank = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
-    return Median(timing.median, float(ordered[rank]), float(ordered[n - 1 - rank]))
-
-
-def _batched(model: Path, batch: int) -> dict[str, tuple[int, ...]]:
-    """The size of the first dimension of each input whose first dimension has a name."""
-    shapes = [info.shape for info in input_infos(files.load(model)) if info.shape]
-    names = {shape[0] for shape in shapes if isinstance(shape[0], str)}
-    if not names:
-        raise UsageError(
-            f"batch = {batch}: {model} has a fixed batch; leave batch out, or export it with a dynamic one"
-        )
-    return dict.fromkeys(sorted(names), (batch,))
+def _median(found: speed.Measurement) -> Median:
+    """With its interval; of too few runs the slowest is the upper end."""
+    median, low, high = found.percentiles[50]
+    return Median(median, low, high if math.isfinite(high) else max(found.timing.seconds))
 
 
 def _optimize_options(entry: Entry) -> Options:
@@ -206,13 +191,19 @@ def _validate_options(entry: Entry) -> validation.Options:
     )
 
 
-def _speed_options(entry: Entry, model: Path, place: tuple[str, int, int | None], longer: float) -> speed.Options:
+def _speed_options(entry: Entry, place: tuple[str, int, int | None]) -> speed.Options:
     provider, threads, batch = place
-    shapes = {**entry.shapes, **(_batched(model, batch) if batch else {})}
-    seconds = longer * (entry.seconds or SLOW_SECONDS) if longer > 1 else entry.seconds
-    data = None if batch else entry.judged_on
-    preprocess = entry.preprocess if data else None
-    return speed.Options(data, preprocess, entry.state, Target(provider, threads, shapes), seconds)
+    return speed.Options(
+        data=entry.judged_on,
+        preprocess=entry.preprocess,
+        state=entry.state,
+        target=Target(provider, threads, entry.shapes),
+        seconds=entry.seconds,
+        batches=(batch,) if batch else (),
+        repeats=0,
+        max_slowdown=judge.strictest(entry),
+        max_seconds=entry.max_seconds,
+    )
 
 
 def _target(entry: Entry) -> Target:

@@ -67,6 +67,7 @@ class Entry:
         provider, threads, batch: each combination is timed.
         shapes: of dynamic inputs.
         seconds: of one timing, at least.
+        max_seconds: of one timing, where its limit is not decided before.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Entry:
     batch: tuple[int, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seconds: float | None = None
+    max_seconds: float = 30.0
 
     @property
     def stored(self) -> Path | None:
@@ -124,7 +126,7 @@ class Config:
     Attributes:
         path: of the file.
         models: in its order.
-        markdown, junit, json, smaller_is_better: what is written, and where; None is not.
+        markdown, junit, json, smaller: what is written, and where; None is not.
         stop_at_first_failure: whether models after the first that fails are left out.
     """
 
@@ -133,13 +135,13 @@ class Config:
     markdown: Path | None = None
     junit: Path | None = None
     json: Path | None = None
-    smaller_is_better: Path | None = None
+    smaller: Path | None = None
     stop_at_first_failure: bool = False
 
     @property
     def written(self) -> dict[str, Path]:
         """Kind of summary to where it goes."""
-        kinds = ("json", "markdown", "junit", "smaller_is_better")
+        kinds = ("json", "markdown", "junit", "smaller")
         return {kind: path for kind in kinds if (path := getattr(self, kind))}
 
 
@@ -166,6 +168,7 @@ KEYS: Mapping[str, Read] = {
     "batch": schema.several(schema.count),
     "shapes": schema.shapes,
     "seconds": schema.positive,
+    "max_seconds": schema.positive,
 }
 """Of ``[[model]]`` and ``[defaults]``."""
 SOURCES = ("data", "eval_data", "metric")
@@ -173,7 +176,7 @@ FILES = ("recipe",)
 """Of both, too: what is a path."""
 ONE = ("path", "baseline", "reference", "output")
 """Paths that only one model has."""
-SUMMARIES = ("markdown", "junit", "json", "smaller_is_better")
+SUMMARIES = ("markdown", "junit", "json", "smaller")
 
 
 def read(path: Path) -> Config:

@@ -38,12 +38,10 @@ def speed(found: Speed, entry: Entry) -> Iterator[Finding]:
         yield Finding("speed", SLOWER, words)
 
 
-def straddles(found: Speed, entry: Entry) -> bool:
-    """Whether the interval has one of the limits in it, so that a longer measurement may decide."""
-    limit, (_, least, most) = entry.fail_if_slower, found.slowdown
-    slower = limit is not None and least <= limit < most
-    ratio = entry.min_ratio is not None and found.low < entry.min_ratio <= found.high
-    return found.baseline is not None and not found.stored and (slower or ratio)
+def strictest(entry: Entry) -> float | None:
+    """The share of time more that all limits allow; under 0 where the model must be faster."""
+    limits = [entry.fail_if_slower, 1 / entry.min_ratio - 1 if entry.min_ratio is not None else None]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def size(after: int, entry: Entry) -> Iterator[Finding]:

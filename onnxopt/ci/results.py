@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -103,7 +104,8 @@ class Speed:
     @property
     def slowdown(self) -> tuple[float, float, float]:
         """Share of the baseline's time that a run takes more, with the lower and the upper end; under 0: faster."""
-        return 1 / self.ratio - 1, 1 / self.high - 1, 1 / self.low - 1
+        most = 1 / self.low - 1 if self.low else math.inf
+        return 1 / self.ratio - 1, 1 / self.high - 1, most
 
     def line(self) -> str:
         """The ratio with its interval."""
@@ -209,7 +211,11 @@ class Result:
         return f"{count} of {len(self.outcomes)} passed{': ' if failed else ''}{', '.join(failed)}{stopped}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; also what a later run can take as stored baseline."""
+        """Ready for JSON, without NaN and inf, for which it has no form; a later run can take it as stored baseline."""
+        found: dict[str, Any] = _finite(self._dict())
+        return found
+
+    def _dict(self) -> dict[str, Any]:
         return {
             "form": FORM,
             "version": VERSION,
@@ -230,3 +236,12 @@ def worst_code(codes: Iterable[int]) -> int:
     """The first of ``WORST_FIRST`` among these; 0 where there are none."""
     found = set(codes)
     return next((code for code in WORST_FIRST if code in found), max(found, default=0))
+
+
+def _finite(value: Any) -> Any:
+    """The same, with None for NaN and inf."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ from pathlib import Path
 from onnxopt import __version__, progress
 from onnxopt.ci import adapter, judge, stored
 from onnxopt.ci.config import Config, Entry
-from onnxopt.ci.results import INTERRUPTED, Outcome, Result, Speed
+from onnxopt.ci.results import INTERRUPTED, Outcome, Result
 from onnxopt.errors import InputError, OnnxoptError, UsageError
 
 Told = Callable[[Result], None]
@@ -199,21 +199,11 @@ def _score(entry: Entry, outcome: Outcome, earlier: stored.Stored | None, model:
 
 
 def _time(entry: Entry, outcome: Outcome, baseline: Path | None, earlier: stored.Stored | None, model: Path) -> None:
-    """In every place; longer once more where the first look cannot decide."""
+    """In every place."""
     for place in entry.places():
         progress.stage(f"timing on {adapter.where(*place)}")
-        found = _timed(entry, place, baseline, earlier, model, 1.0)
-        if judge.straddles(found, entry):
-            progress.stage(f"timing longer on {adapter.where(*place)}")
-            found = _timed(entry, place, baseline, earlier, model, adapter.LONGER)
+        found = adapter.timed(entry, None if earlier else baseline, model, place)
+        if earlier:
+            found = stored.against(earlier, found, force=entry.force_baseline)
         outcome.speed.append(found)
         outcome.findings += judge.speed(found, entry)
-
-
-def _timed(
-    entry: Entry, place: tuple[str, int, int | None], baseline: Path | None, earlier: stored.Stored | None,
-    model: Path, longer: float,
-) -> Speed:  # fmt: skip
-    if earlier is None:
-        return adapter.timed(entry, baseline, model, place, longer)
-    return stored.against(earlier, adapter.timed(entry, None, model, place, longer), force=entry.force_baseline)

@@ -16,7 +16,7 @@ WIDEST = 20
 
 def text(result: Result, written: Mapping[str, Path]) -> str:
     """The table, what failed, what must be known, and where more is; what does not fit is counted."""
-    end = [f"{kind.replace('_', ' ')} in {path}" for kind, path in written.items()]
+    end = [f"{kind} in {path}" for kind, path in written.items()]
     foot = _wrapped([f"exit code {result.exit_code}: {result.headline()}", *(["; ".join(end)] if end else [])], "")
     room = LINES - len(foot) - 1
     head = _cut(_table(result), room - 2 * bool(result.exit_code))

@@ -14,10 +14,10 @@ from onnxopt.ci.smaller import smaller_is_better
 from onnxopt.errors import UsageError
 
 FORMS: Mapping[str, Callable[[Result], str]] = {
-    "json": lambda result: json.dumps(result.to_dict(), indent=2, default=str) + "\n",
+    "json": lambda result: json.dumps(result.to_dict(), indent=2, default=str, allow_nan=False) + "\n",
     "markdown": markdown,
     "junit": junit,
-    "smaller_is_better": smaller_is_better,
+    "smaller": smaller_is_better,
 }
 
 

@@ -74,8 +74,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """The adapter, replaced."""
     fake = Fake()
 
-    def timed(entry, baseline, model, place, longer):
-        fake.calls.append(("timed", entry.name, baseline and baseline.name, model.name, place, longer))
+    def timed(entry, baseline, model, place):
+        fake.calls.append(("timed", entry.name, baseline and baseline.name, model.name, place))
         return fake.answer(fake.speed, entry.name, takes(1.0))
 
     def compared(entry, reference, model):

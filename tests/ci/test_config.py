@@ -25,7 +25,7 @@ def test_a_model_with_everything(tmp_path: Path) -> None:
     markdown = "built/ci.md"
     junit = "built/ci.xml"
     json = "built/ci.json"
-    smaller_is_better = "built/smaller.json"
+    smaller = "built/smaller.json"
     stop_at_first_failure = true
 
     [defaults]
@@ -59,7 +59,7 @@ def test_a_model_with_everything(tmp_path: Path) -> None:
         "json": tmp_path / "built/ci.json",
         "markdown": tmp_path / "built/ci.md",
         "junit": tmp_path / "built/ci.xml",
-        "smaller_is_better": tmp_path / "built/smaller.json",
+        "smaller": tmp_path / "built/smaller.json",
     }
     assert found.stop_at_first_failure
     assert (a.path, a.baseline, a.output) == tuple(

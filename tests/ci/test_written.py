@@ -139,7 +139,7 @@ def test_the_summary_of_the_step_is_added_to(mixed: Result, tmp_path: Path) -> N
 
 
 def test_all_forms_are_written(mixed: Result, tmp_path: Path) -> None:
-    places = {kind: tmp_path / "new" / kind for kind in ("json", "markdown", "junit", "smaller_is_better")}
+    places = {kind: tmp_path / "new" / kind for kind in ("json", "markdown", "junit", "smaller")}
     prepare(places)
     assert not any(path.exists() for path in places.values())
     write(mixed, places)

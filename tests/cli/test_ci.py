@@ -101,9 +101,9 @@ def test_quiet_says_only_what_failed(takes: list) -> None:
 
 
 def test_the_command_line_says_where_files_go(takes: list, tmp_path: Path) -> None:
-    words = ("--save-json", "r/a.json", "--save-markdown", "r/a.md", "--save-junit", "r/a.xml")
-    assert run(*words, "--save-smaller-is-better", "r/s.json").return_value == 0
-    assert {path.name for path in (tmp_path / "r").iterdir()} == {"a.json", "a.md", "a.xml", "s.json"}
+    names = ("a.json", "a.md", "a.xml", "a.smaller.json")
+    assert run(*(word for name in names for word in ("--save", f"r/{name}"))).return_value == 0
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {*names}
     assert not (tmp_path / "out").exists()
 
 
@@ -136,7 +136,8 @@ def test_debug_shows_the_trace_of_a_bug(takes: list, monkeypatch) -> None:
         (("other.toml",), "there is no file other.toml"),
         (("--fail-if-slower", "3"), "--fail-if-slower 3: give a share"),
         (("--model", "aa"), "no model 'aa'; did you mean 'a'"),
-        (("--save-json", "."), "is a folder"),
+        (("--save", "json:."), "is a folder"),
+        (("--save", "report.html"), "the ending says the form"),
     ],
 )
 def test_usage(takes: list, words: tuple[str, ...], sentence: str) -> None:
