@@ -160,11 +160,8 @@ def slowdown(model: ir.Model, other: ir.Model) -> float:
     with np.load(demo_files().eval_data) as data:
         feeds = {"image": data["image"][:1]}
 
-    def load() -> tuple[Callable[[], object], Callable[[], object]]:
-        first, second = (Session(one, Target()).bound(feeds) for one in (model, other))
-        return first, second
-
-    return 1 / compare_loads(load).ratio - 1
+    found = compare_loads(lambda: Session(model, Target()).bound(feeds), lambda: Session(other, Target()).bound(feeds))
+    return 1 / found.ratio - 1
 
 
 CASES = (
