@@ -8,53 +8,71 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxopt.cli.common import MODEL, output_options, pairs, target_options
-from onnxopt.cli.printing import console, echo_json
+from onnxopt.cli.printing import echo_json, listening
 from onnxopt.errors import GateRefused, UsageError
 
 if TYPE_CHECKING:
     from onnxopt.target import Target
-    from onnxopt.validation import Options, Validation
 
 
 @click.command("validate")
 @click.argument("reference", type=MODEL)
 @click.argument("model", type=MODEL)
 @click.option("--data", help="Samples, all used: .npz, a folder, module:function; without, random inputs.")
-@click.option("--metric", help="Or module:function; default top1 where there are labels, else agreement.")
+@click.option("--metric", "metrics", multiple=True,
+              help="Or module:function; default top1 where there are labels, else agreement. "
+                   "May be given again: the first is asked of, the others are shown.")  # fmt: skip
 @click.option("--max-drop", type=float, help="Largest accuracy drop, absolute, with --data.  [default: 0.01]")
 @click.option("--confidence", type=click.FloatRange(0.5, 0.999), help="Ask it of the drop's interval.")
 @click.option("--rtol", type=click.FloatRange(0), help="Largest difference without --data.  [default: 0.001]")
+@click.option("--min-sqnr", type=float, metavar="DB", help="Least SQNR of each output; in place of --rtol.")
+@click.option("--layers", is_flag=True, help="Compare the values inside: where does the error grow?")
+@click.option("--bisect", is_flag=True, help="Where MODEL fails: find the smallest set of changes to blame.")
 @click.option("--preprocess", help="Of images: a preset (imagenet, ...) or resize=256,crop=224,...")
 @click.option("--state", multiple=True, metavar="INPUT=OUTPUT", help="An output fed back as the next input.")
 @target_options
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--save", "saved", type=MODEL, multiple=True, help="Also write the result: .json or .md.")
 @output_options
 def command(
-    reference: Path, model: Path, data: str | None, metric: str | None, max_drop: float | None,
-    confidence: float | None, rtol: float | None, preprocess: str | None, state: tuple[str, ...],
-    target: Target, seed: int, as_json: bool,
+    reference: Path, model: Path, data: str | None, metrics: tuple[str, ...], max_drop: float | None,
+    confidence: float | None, rtol: float | None, min_sqnr: float | None, layers: bool, bisect: bool,
+    preprocess: str | None, state: tuple[str, ...], target: Target, seed: int, saved: tuple[Path, ...],
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Compare MODEL with REFERENCE: same inputs and outputs, and the same results.
 
     Without --data each output is compared on random inputs: it may differ by --rtol of its largest magnitude.
-    With --data the accuracy may drop by --max-drop. Exit 4 if MODEL is beyond these limits.
+    With --data the accuracy may drop by --max-drop. NaN or inf where REFERENCE has numbers always fail, and each
+    dynamic dimension is tried at two sizes. Exit 4 if MODEL is beyond these limits.
     """
+    from onnxopt import files
+    from onnxopt.cli.validate_text import show
     from onnxopt.gate import Limits
-    from onnxopt.validation import RTOL, Options, validate
+    from onnxopt.validation import Options, forms, validate
 
     _check_words(data, {"--max-drop": max_drop, "--confidence": confidence, "--preprocess": preprocess}, rtol)
+    for path in saved:
+        forms.check_form(path)
+        files.check_writable(path, source=None, force=True)
+        files.check_apart(path, [reference, model, *filter(None, [data])])
     limits = Limits(
         max_drop=0.01 if max_drop is None else max_drop,
         strict_interval=confidence is not None,
         confidence=confidence or 0.95,
     )
-    tolerance = RTOL if rtol is None else rtol
-    options = Options(data, preprocess, metric, limits, tolerance, pairs(state, "--state"), target, seed)
-    result = validate(reference, model, options)
+    options = Options(
+        data, preprocess, next(iter(metrics), None), limits, rtol, pairs(state, "--state"), target, seed,
+        metrics[1:], min_sqnr, layers, bisect,
+    )  # fmt: skip
+    with listening("comparing"):
+        result = validate(reference, model, options)
+    for path in saved:
+        forms.write(result, path)
     if as_json:
         echo_json(result.to_dict())
     else:
-        _print(result, options)
+        show(result)
     if result.problems:
         raise GateRefused(f"{model} cannot take the place of {reference}: {'; '.join(result.problems)}")
 
@@ -65,37 +83,6 @@ def _check_words(data: str | None, with_data: dict[str, float | str | None], rto
         if data is None and value is not None:
             raise UsageError(f"{word} needs data to measure on: add --data")
     if data is not None and rtol is not None:
-        raise UsageError("--rtol is for random inputs; with --data the accuracy is judged: use --max-drop")
-
-
-def _print(result: Validation, options: Options) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    out = console()
-    same = "not the same" if result.signature else "the same"
-    for name, line in (("reference", result.reference), ("model", result.model), ("signature", same)):
-        out.print(f"{name:10} {line}", markup=False)
-    if not result.signature:
-        out.print(f"{'data':10} {result.data}", markup=False)
-    if result.drop is not None:
-        out.print(f"{'accuracy':10} {_accuracy(result, options)}", markup=False)
-    if result.differences:
-        table = Table("output", "difference", "allowed", "", box=None, pad_edge=False)
-        for found in result.differences:
-            verdict = "ok" if found.ok else "too far"
-            table.add_row(Text(found.output), f"{found.relative:.2g}", f"{found.allowed:.2g}", verdict)
-        out.print()
-        out.print(table)
-        out.print("differences are relative to the largest magnitude of the output")
-    for note in result.notes:
-        out.print(f"note: {note}", markup=False)
-
-
-def _accuracy(result: Validation, options: Options) -> str:
-    drop = result.drop
-    assert drop is not None
-    return (
-        f"{drop.metric} {drop.before:.4f} -> {drop.after:.4f}, drop {drop.drop:+.4f} "
-        f"[{drop.low:+.4f}, {drop.high:+.4f}] on {drop.samples} samples (allowed {options.limits.max_drop:g})"
-    )
+        raise UsageError(
+            "--rtol is for random inputs; with --data the accuracy is judged: use --max-drop or --min-sqnr"
+        )

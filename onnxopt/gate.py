@@ -101,20 +101,7 @@ class Gate:
         return self._drop(self._evidence)
 
     def _drop(self, evidence: np.ndarray) -> Drop:
-        after = self.metric.score(evidence)
-        fallen = drop(self.metric, self._evidence, evidence)
-        low, high = drop_interval(self.metric, self._evidence, evidence, self.limits.confidence, self.seed)
-        passed = self._passes(after, fallen, high)
-        confidence, samples = self.limits.confidence, len(self.held_out)
-        return Drop(self.metric.name, samples, self.score, after, fallen, low, high, confidence, passed)
-
-    def _passes(self, after: float, fallen: float, high: float) -> bool:
-        worst = max(fallen, high) if self.limits.strict_interval else fallen
-        if self.limits.min_score is None:
-            return bool(worst <= self.limits.max_drop + 1e-12)
-        reached = after - (worst - fallen) if self.metric.higher_is_better else after + (worst - fallen)
-        enough = reached >= self.limits.min_score if self.metric.higher_is_better else reached <= self.limits.min_score
-        return bool(enough)
+        return judged_drop(self.metric, self._evidence, evidence, self.limits, self.seed, len(self.held_out))
 
     def _keep(self, session: Session) -> list[Outputs] | None:
         kept: list[Outputs] = []
@@ -141,3 +128,29 @@ class Gate:
     def _row(self, batch: Batch, outputs: Outputs, reference: Outputs) -> np.ndarray:
         outputs, reference = self.held_out.judged(outputs), self.held_out.judged(reference)
         return self.metric.evidence(outputs, batch.labels, reference, batch.feeds)
+
+
+def judged_drop(metric: Metric, before: np.ndarray, after: np.ndarray, limits: Limits, seed: int, samples: int) -> Drop:
+    """The drop between two models, its interval and the verdict.
+
+    Args:
+        metric: what made the evidence.
+        before: evidence of the original, one row per sample.
+        after: that of the model, of the same samples.
+        limits: what is asked.
+        seed: of the interval.
+        samples: how many there were.
+    """
+    scores = metric.score(before), metric.score(after)
+    fallen = drop(metric, before, after)
+    low, high = drop_interval(metric, before, after, limits.confidence, seed)
+    passed = _passes(metric, limits, scores[1], fallen, high)
+    return Drop(metric.name, samples, *scores, fallen, low, high, limits.confidence, passed)
+
+
+def _passes(metric: Metric, limits: Limits, after: float, fallen: float, high: float) -> bool:
+    worst = max(fallen, high) if limits.strict_interval else fallen
+    if limits.min_score is None:
+        return bool(worst <= limits.max_drop + 1e-12)
+    reached = after - (worst - fallen) if metric.higher_is_better else after + (worst - fallen)
+    return bool(reached >= limits.min_score if metric.higher_is_better else reached <= limits.min_score)

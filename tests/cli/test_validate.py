@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnxopt import files
+from onnxopt.cli import printing
 from onnxopt.cli.main import cli
 from onnxopt.errors import DataError, GateRefused, UsageError
 from onnxopt.testing import parse
@@ -35,7 +36,7 @@ def test_outputs_are_compared_with_a_tolerance(
     result = run(reference, scaled(factor, tmp_path), "--rtol", rtol, "--json")
     found = json.loads(result.stdout)
     assert found["passed"] is passes
-    assert found["differences"][0]["relative"] == pytest.approx(factor - 1, rel=1e-2)
+    assert found["outputs"][0]["relative"] == pytest.approx(factor - 1, rel=1e-2)
     assert isinstance(result.exception, GateRefused) is not passes
     assert passes or "'y' is off by 0.01" in str(result.exception)
 
@@ -113,6 +114,73 @@ def test_words_that_would_be_ignored_are_refused(words: str, given: list[str], r
 def test_data_that_do_not_fit(reference: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.ones((5, 9), np.float32))
     assert isinstance(run(reference, reference, "--data", tmp_path / "d.npz").exception, DataError)
+
+
+def test_a_damaged_weight_fails_and_bisect_names_the_layer(tmp_path: Path) -> None:
+    old, new = damaged(tmp_path)
+    result = run(old, new, "--bisect")
+    assert isinstance(result.exception, GateRefused)
+    assert result.exception.exit_code == 4
+    assert "h2 (MatMul): weights 'w2' differ by up to 3" in result.stdout
+    assert "without this change the model passes" in result.stdout
+
+
+def test_layers_are_shown(tmp_path: Path) -> None:
+    old, new = damaged(tmp_path)
+    lines = run(old, new, "--layers").stdout.splitlines()
+    assert any(line.startswith("h2") and "<- worst" in line for line in lines)
+    assert any(line.startswith("h1") and "exact" in line for line in lines)
+    assert not any(line.startswith("bisection") for line in lines)
+
+
+def test_several_metrics_and_saved_files(reference: Path, tmp_path: Path) -> None:
+    data, saved_to = labelled(reference, tmp_path), (tmp_path / "r.md", tmp_path / "r.json")
+    words = ["--metric", "top1", "--metric", "cosine", "--save", saved_to[0], "--save", saved_to[1]]
+    result = run(reference, scaled(2.0, tmp_path), "--data", data, *words, "--min-sqnr", 20)
+    assert isinstance(result.exception, GateRefused)
+    assert "SQNR of 0.0 dB, under the 20 dB" in str(result.exception)
+    assert "also       cosine 1.0000 -> 1.0000" in result.stdout
+    assert json.loads(saved_to[1].read_text())["metrics"][1]["metric"] == "cosine"
+    assert "| cosine | 1.0000 | 1.0000 |" in saved_to[0].read_text()
+
+
+def test_json_is_all_that_is_printed(tmp_path: Path) -> None:
+    found = json.loads(run(*damaged(tmp_path), "--bisect", "--layers", "--json").stdout)
+    assert found["version"] == 2
+    assert found["bisection"]["runs"] >= 2
+    assert [row["value"] for row in found["layers"]["rows"] if row["worst"]] == ["h2"]
+
+
+def test_80_columns_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(printing, "PIPED_WIDTH", 80)
+    old, new = damaged(tmp_path)
+    lines = run(old, new, "--bisect", "--layers").stdout.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert any("too far" in line for line in lines)
+    assert any("<- worst" in line for line in lines)
+
+
+def test_a_result_is_not_written_over_a_model(reference: Path, tmp_path: Path) -> None:
+    other = tmp_path / "m.json"
+    other.write_bytes(reference.read_bytes())
+    result = run(reference, other, "--save", other)
+    assert isinstance(result.exception, UsageError)
+    assert other.read_bytes() == reference.read_bytes()
+
+
+def damaged(folder: Path) -> tuple[Path, Path]:
+    """Three products, and the same with one number of the second far off."""
+    text = """g (float[n,8] x) => (float[n,4] y) <float[8,8] w1, float[8,8] w2, float[8,4] w3>
+        { h1 = MatMul(x, w1)  h2 = MatMul(h1, w2)  y = MatMul(h2, w3) }"""
+    model = parse(text)
+    weight = model.graph.initializers["w2"]
+    assert weight.const_value is not None
+    numbers = weight.const_value.numpy().copy()
+    numbers[3, 3] += 3
+    weight.const_value = ir.tensor(numbers, name="w2")
+    new = folder / "damaged.onnx"
+    files.save(model, new)
+    return saved(text, folder / "three.onnx"), new
 
 
 def run(*words: object) -> Result:
