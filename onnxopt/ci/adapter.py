@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from onnxopt.benchmark import measured_in
 from onnxopt.ci import judge
 from onnxopt.ci.config import Entry
 from onnxopt.ci.results import Accuracy, Median, Speed
-from onnxopt.errors import UsageError
-from onnxopt.gate import Drop, Limits
+from onnxopt.gate import Limits
 from onnxopt.metrics import find_metric
 from onnxopt.optimize import Options, optimize
 from onnxopt.pipeline import Goal
 from onnxopt.stages import Stage
 from onnxopt.target import Target
+from onnxopt.validation import forms
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,11 @@ def explained(entry: Entry, reference: Path, model: Path) -> Explained:
     Raises:
         OnnxoptError: as ``validate`` does.
     """
-    return Explained(note="this onnxopt cannot bisect")
+    options = replace(_validate_options(entry), bisect=True)
+    found = validation.validate(reference, model, options).bisection
+    if found is None:
+        return Explained(note="compared once more, the model did not fail")
+    return Explained(tuple(unit.words for unit in found.units), found.note)
 
 
 def timed(entry: Entry, baseline: Path | None, model: Path, place: tuple[str, int, int | None]) -> Speed:
@@ -177,17 +181,16 @@ def _optimize_options(entry: Entry) -> Options:
 
 
 def _validate_options(entry: Entry) -> validation.Options:
-    if entry.min_sqnr is not None:
-        raise UsageError("min_sqnr: this onnxopt cannot ask it yet; leave it out")
     return validation.Options(
         data=entry.judged_on,
         preprocess=entry.preprocess,
         metric=entry.metric,
         limits=Limits(entry.max_drop),
-        rtol=validation.RTOL if entry.rtol is None else entry.rtol,
+        rtol=entry.rtol,
         state=entry.state,
         target=_target(entry),
         seed=entry.seed,
+        min_sqnr=entry.min_sqnr,
     )
 
 
@@ -220,13 +223,6 @@ def _accuracy_line(found: validation.Validation) -> str:
     if found.signature:
         return "not the same inputs and outputs"
     if found.drop:
-        return _drop_line(found.drop)
-    worst = max(found.differences, key=lambda each: each.relative, default=None)
-    return "no output to compare" if worst is None else f"output {worst.output!r} off by {worst.relative:.2g}"
-
-
-def _drop_line(drop: Drop) -> str:
-    return (
-        f"{drop.metric} {drop.before:.4f} -> {drop.after:.4f}, drop {drop.drop:+.4f} "
-        f"[{drop.low:+.4f}, {drop.high:+.4f}] on {drop.samples} samples"
-    )
+        return forms.accuracy_line(found.drop)
+    worst = max(found.outputs, key=lambda each: each.relative, default=None)
+    return "no output to compare" if worst is None else f"output {worst.name!r} off by {worst.relative:.2g}"
