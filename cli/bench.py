@@ -81,11 +81,9 @@ def command(
 
 
 def _measured(paths: tuple[Path, ...], options: Options, stored: Stored | None, force: bool, gates: Gates) -> Speed:
-    from rich.markup import escape
+    from onnxopt import speed
 
-    from onnxopt import progress, speed
-
-    with working("timing") as status, progress.heard(lambda words: status.update(escape(words))):
+    with working("timing"):
         result = speed.measure(paths, options)
     if stored is not None:
         result = speed.against(result, stored, force=force)

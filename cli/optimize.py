@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--recipe", type=MODEL, help="Run the passes of a recipe file.")
 @click.option("--save-recipe", type=MODEL, help="Write the passes that were kept as a recipe file.")
 @click.option("--time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Then take the best.")
-@click.option("--report", "reports", type=MODEL, multiple=True, help="Also write a report: .json or .md.")
+@click.option("--report", "reports", type=MODEL, multiple=True, help="Also write a report: .html, .md or .json.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Exit 4 if the gate refused, 5 if a pass broke the model.")
 @click.option("--force", is_flag=True, help="Allow the output to replace the input.")
@@ -77,7 +77,8 @@ def optimize_command(
         files.check_apart(path, [model, *filter(None, [words["data"], words["eval_data"], words["recipe"]])])
     output = output or model.with_name(f"{model.stem}.opt.onnx")
     with working(f"reading {model}", silent=as_json) as lines:
-        result = optimize(model, output, _options(target, **words), partial(_print_step, lines))
+        asked = _options(target, details=bool(reports), **words)
+        result = optimize(model, output, asked, partial(_print_step, lines))
     for path in reports:
         report.write(result, path)
     if save_recipe:
@@ -108,7 +109,7 @@ def _options(
     target: Target, *, data: str | None, eval_data: str | None, preprocess: str | None, metric: str | None,
     state: tuple[str, ...], max_drop: float, min_score: float | None, confidence: float | None, goal: str,
     words: tuple[str, ...], recipe: Path | None, time_limit: float | None, seed: int, force: bool,
-    allow_contrib: bool, prune: bool, max_slowdown: float,
+    allow_contrib: bool, prune: bool, max_slowdown: float, details: bool = False,
 ) -> Any:  # fmt: skip
     from onnxopt.gate import Limits
     from onnxopt.optimize import Options
@@ -117,7 +118,7 @@ def _options(
     limits = Limits(max_drop, min_score, confidence is not None, confidence or 0.95)
     return Options(
         data, eval_data, preprocess, metric, limits, Goal(goal), target, pairs(state, "--state"),
-        _passes(words, recipe), time_limit, seed, force, allow_contrib, max_slowdown, prune,
+        _passes(words, recipe), time_limit, seed, force, allow_contrib, max_slowdown, prune, details,
     )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from onnxopt.report import Report
 
 LINES = 25
-STEPS, WHY = 9, 36
-"""Steps that are shown, and characters of why."""
+STEPS, WORDS, WHY = 9, 30, 36
+"""Steps that are shown, and characters of what they are and of why."""
 WIDTH = 80
 NAME = 10
 """Columns of the names of facts."""
@@ -28,7 +28,8 @@ def print_summary(result: Report, *, verbose: bool) -> None:
 
     out = console()
     head = [f"[bold]{escape(line)}[/]" for line in textwrap.wrap(_verdict(result), WIDTH)]
-    facts = [escape(line) for name, words in _facts(result) for line in _hung(name, words)]
+    ledger = [("saved", f"{saved}, by {words}") for words, saved in result.ledger.items()] if verbose else []
+    facts = [escape(line) for name, words in (*_facts(result), *ledger) for line in _hung(name, words)]
     for line in [*head, ""]:
         out.print(line, soft_wrap=True)
     if verbose:
@@ -37,7 +38,7 @@ def print_summary(result: Report, *, verbose: bool) -> None:
         room = LINES - len(head) - len(facts) - 4
         shown, others = _worth_showing(result.steps, min(STEPS, max(3, room)))
         if shown:
-            out.print(_steps(shown))
+            out.print(_steps(shown, cut=out.is_terminal))
         if others:
             out.print(f"[dim]{others}[/]")
     out.print()
@@ -86,15 +87,15 @@ def _worth_showing(steps: Sequence[Step], room: int) -> tuple[list[Step], str]:
     return shown, f"passes: {', '.join(words)} (-v shows them)" if words else ""
 
 
-def _steps(steps: Sequence[Step]) -> Table:
-    """One line each."""
+def _steps(steps: Sequence[Step], *, cut: bool) -> Table:
+    """One line each, cut to the width of a terminal where there is one."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(max_width=30, no_wrap=True, overflow="ellipsis")
+    table.add_column(max_width=WORDS if cut else None, no_wrap=True, overflow="ellipsis")
     table.add_column(no_wrap=True)
-    table.add_column(max_width=WHY, no_wrap=True, overflow="ellipsis")
+    table.add_column(max_width=WHY if cut else None, no_wrap=True, overflow="ellipsis")
     for step in steps:
         table.add_row(Text(step.words), step.outcome.value, Text(step.why))
     return table

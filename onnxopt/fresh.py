@@ -105,7 +105,7 @@ def measure(path: Path, target: Target, feeds: Mapping[str, np.ndarray], *, repe
         _ask(Path(folder), path, target, feeds)
         answers = []
         for repeat in range(repeats + 1):
-            progress.detail(f"loading in fresh process {repeat + 1} of {repeats + 1}")
+            progress.count("loaded in fresh process", repeat, repeats + 1)
             answers.append(_answer(Path(folder), path))
     return Fresh(**{name: Spread(tuple(answer[name] for answer in answers[1:])) for name in answers[0]})
 

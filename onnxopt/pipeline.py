@@ -75,6 +75,8 @@ class Step:
     """The ratio that the pass expected of the clock."""
     size: int | None = None
     """Bytes of the model after the pass, where it was kept."""
+    against: str = ""
+    """What it was timed against: ``original``, the words of a rival, or empty: the best model before it."""
 
     @property
     def kept(self) -> bool:
@@ -90,10 +92,11 @@ class Step:
             "why": self.why,
             "seconds": round(self.seconds, 3),
             "changes": [change.to_dict() for change in self.changes],
-            "refusals": [refusal.__dict__ for refusal in self.refusals],
+            "refusals": [refusal.to_dict() for refusal in self.refusals],
             "difference": self.difference and self.difference.to_dict(),
             "drop": self.drop and self.drop.to_dict(),
             "speed": self.speed and self.speed.to_dict(),
+            "against": self.against,
             "predicted": self.predicted,
             "bytes": self.size,
         }
@@ -220,6 +223,8 @@ class Pipeline:
         except Exception as error:  # a pass must never take the run down with it
             outcome, why = Outcome.FAILED, f"{type(error).__name__}: {str(error)[:300]}"
         seconds = time.perf_counter() - started
+        in_all = self.goal is Goal.SIZE and candidate.exactness is Exactness.LOSSY
+        facts["against"] = "original" if in_all else rival.step.words if rival is not None else ""
         step = Step(str(candidate), candidate.exactness, outcome, why, seconds, **facts)
         if step.kept:
             lossy = candidate.exactness is Exactness.LOSSY

@@ -31,6 +31,13 @@ class _Case:
     path: Path
     setting: Setting
     inputs: Fed
+    place: tuple[int, int]
+    """The how manieth case of how many."""
+
+    def begin(self, what: str) -> None:
+        """Tell what is being measured."""
+        progress.stage(f"{self.path.name}, {self.setting.label}", *self.place)
+        progress.detail(what)
 
     def load(self) -> Run:
         """One iteration of a new session."""
@@ -57,7 +64,11 @@ def measure(paths: Sequence[Path], options: Options | None = None) -> Speed:
             raise UsageError(f"{path} cannot be timed against {paths[0]}: {'; '.join(differences)}")
     places = settings(options, input_specs(models[0]))
     inputs = fed(paths, models, options, places)
-    groups = [[_Case(path, place, given) for path in paths] for place, given in zip(places, inputs, strict=True)]
+    total = len(paths) * len(places)
+    groups = [
+        [_Case(path, place, given, (number * len(paths) + at, total)) for at, path in enumerate(paths, 1)]
+        for number, (place, given) in enumerate(zip(places, inputs, strict=True))
+    ]
     if len(paths) == 1:  # the settings are compared with each other
         groups = [[case for group in groups for case in group]]
     described = tuple(ModelFile.of(path, model) for path, model in zip(paths, models, strict=True))
@@ -97,8 +108,7 @@ def _group(cases: Sequence[_Case], options: Options) -> list[Measurement]:
 def _timed(first: _Case, other: _Case | None, options: Options) -> Comparison:
     """One case against another; against itself, in one session, where there is no other."""
     case = other or first
-    progress.stage(f"{case.path.name}, {case.setting.label}")
-    progress.detail("timing" if other is None else f"timing against {_difference(first, other)}")
+    case.begin("timing" if other is None else f"timing against {_difference(first, other)}")
     loads = _same(first.load) if other is None else (first.load, other.load)
     limit = options.max_slowdown if other is not None else None
     return _compare(loads, (first, case), options, limit)
@@ -171,8 +181,7 @@ def _throughputs(cases: Sequence[_Case], options: Options, streams: int, runs: i
     loads: list[Callable[[], Run]] = [
         functools.partial(bursts, case.path, case.setting.target, case.inputs.feeds, streams, runs) for case in cases
     ]
-    progress.stage(f"{first.path.name}, {first.setting.label}")
-    progress.detail(f"{streams} streams")
+    cases[-1].begin(f"{streams} streams")
     if not others:
         alone = _compare(_same(loads[0]), (first, first), options, None, streams)
         return [Throughput(streams, runs, first.inputs.samples, _in_turn(alone), None, alone.warnings)]
@@ -190,7 +199,7 @@ def _throughputs(cases: Sequence[_Case], options: Options, streams: int, runs: i
 def _fresh(case: _Case, options: Options) -> Fresh | None:
     if options.repeats == 0:
         return None
-    progress.stage(f"{case.path.name}, {case.setting.label}")
+    case.begin("loading")
     return fresh.measure(case.path, case.setting.target, case.inputs.feeds, repeats=options.repeats)
 
 

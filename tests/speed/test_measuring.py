@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxopt import files
+from onnxopt import files, progress
 from onnxopt.benchmark import Comparison, Interval
 from onnxopt.errors import DataError, ModelError, UsageError
 from onnxopt.runtime import Session
@@ -211,3 +211,17 @@ def test_the_size_has_external_data_in_it(
     (found,) = measure([path], Options(**NO_FRESH)).models
     assert found.size == path.stat().st_size + beside.stat().st_size > 9600
     assert list(found.external) == [beside.name]
+
+
+def test_what_is_being_done_is_told(save: Callable[..., Path], no_clock: list[dict[str, Any]]) -> None:
+    told: list[str] = []
+    paths = [save(PLAIN, name) for name in ("a.onnx", "b.onnx")]
+    with progress.heard(told.append):
+        measure(paths, Options(batches=(1, 2), streams=(2,), **NO_FRESH))
+    for words in (
+        "cpu, 1 thread, batch 2: trying inputs",
+        "[2/4] b.onnx, cpu, 1 thread, batch 1: timing against a.onnx",
+        "[4/4] b.onnx, cpu, 1 thread, batch 2: timing against a.onnx",
+        "[4/4] b.onnx, cpu, 1 thread, batch 2: 2 streams",
+    ):
+        assert words in told
