@@ -24,6 +24,7 @@ class _Count:
 
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_outer: ContextVar[str] = ContextVar("outer", default="")
 _stage: ContextVar[str] = ContextVar("stage", default="")
 _count: ContextVar[_Count | None] = ContextVar("count", default=None)
 
@@ -38,6 +39,16 @@ def heard(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+@contextlib.contextmanager
+def within(words: str) -> Iterator[None]:
+    """While the context lasts, stages are of this larger thing."""
+    token = _outer.set(words)
+    try:
+        yield
+    finally:
+        _outer.reset(token)
+
+
 def stage(name: str, place: int = 0, of: int = 0) -> None:
     """A stage begins, the ``place``-th ``of`` so many; details that follow are of it."""
     _stage.set(f"[{place}/{of}] {name}" if of else name)
@@ -49,7 +60,7 @@ def detail(words: str) -> None:
     """The stage goes on."""
     listener = _listener.get()
     if listener is not None:
-        listener(": ".join(filter(None, (_stage.get(), words))))
+        listener(": ".join(filter(None, (_outer.get(), _stage.get(), words))))
 
 
 def count(unit: str, done: int, total: int) -> None:

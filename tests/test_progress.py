@@ -58,3 +58,12 @@ def test_without_a_listener_nothing_happens() -> None:
     progress.detail("words")
     assert told == []
     assert np.all(Session(model(), Target()).run({"x": np.zeros((1, 2), np.float32)})["y"] == 0)
+
+
+def test_stages_are_of_a_larger_thing() -> None:
+    told: list[str] = []
+    with progress.heard(told.append):
+        with progress.within("[1/2] digits"):
+            progress.stage("timing")
+        progress.stage("writing")
+    assert told == ["[1/2] digits: timing", "writing"]
