@@ -11,10 +11,12 @@ from onnxopt.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+TIMING = (ROOT / "docs" / "bench.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+PAGES = [*BLOCKS, *re.findall(r"```(\w+)\n(.*?)```", TIMING, re.S)]
 COMMANDS = [
     line.split("#")[0].removeprefix("$ ").strip()
-    for kind, block in BLOCKS
+    for kind, block in PAGES
     if kind in ("bash", "console")
     for line in block.splitlines()
     if line.removeprefix("$ ").startswith("onnxopt ")
@@ -30,6 +32,12 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch, capsys) -> None:
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     assert "held-out samples" in capsys.readouterr().out
     assert (tmp_path / "fast.onnx").exists()
+
+
+def test_python_blocks_about_timing_run(capsys: pytest.CaptureFixture[str]) -> None:
+    for block in re.findall(r"```python\n(.*?)```", TIMING, re.S):
+        exec(compile(block, "bench.md", "exec"), {"__name__": "timing"})
+    assert "x [" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", COMMANDS)
