@@ -80,7 +80,7 @@ def _too_slow(found: Comparison | Against, limit: float) -> Iterator[str]:
     most = 1 / found.low - 1 if found.low > 0 else float("inf")
     interval = f"{slowdown:+.1%} of the time [{least:+.1%}, {most:+.1%}]"
     if least > limit:
-        yield f"is slower: {interval}, allowed are {limit:.3g} of it ({limit:.1%})"
+        yield f"is slower: {interval}; {limit:+.1%} is allowed"
     elif most > limit:
         load = found.environment.foreign_load if isinstance(found, Comparison) else None
         busy = "" if load is None else f"; other processes used {load:.0%} of a CPU meanwhile"

@@ -163,4 +163,4 @@ def _spread(found: Spread, factor: float) -> str:
 def _stored(result: Speed, name: dict[str, str], labels: dict[str, str]) -> Table:
     ratios = result.baseline.ratios if result.baseline else ()
     rows = tuple(Row(labels[each.setting], name[each.model], (ratio(each), each.verdict.value)) for each in ratios)
-    return Table("against the stored times", ("ratio", "verdict"), rows)
+    return Table("against the stored times", ("stored ratio", "verdict"), rows)
