@@ -25,13 +25,11 @@ from onnxopt import files
 from onnxopt.benchmark import (
     LOADS,
     MAX_REPEATS,
-    MIN_QUADS,
     SLOT_SECONDS,
-    WARM_ROUNDS,
     WARM_SECONDS,
     Clock,
     Run,
-    interval,
+    load_interval,
     measured_in,
 )
 from onnxopt.data import open_dataset
@@ -45,6 +43,8 @@ from onnxopt.target import Target
 
 SLOW_ITERATION = 0.050
 """Seconds; where an iteration of any contender takes longer, ``slow_seconds`` are measured."""
+
+WARM_RUNS = 2
 
 HOPELESS = 0.5
 """Ratio to the first model under which another is not scored: ConvInteger takes ten times as long as fp32, and the
@@ -132,11 +132,11 @@ def take_turns(
     """
     slots = [_slot_of(run, clock) for run in runs]
     rounds, seconds, slow_seconds = limits
-    begin, once = clock(), [slot(WARM_ROUNDS) for slot in slots]
+    begin, once = clock(), [slot(WARM_RUNS) for slot in slots]
     while clock() - begin < WARM_SECONDS:
-        once = [slot(WARM_ROUNDS) for slot in slots]
+        once = [slot(WARM_RUNS) for slot in slots]
     repeats = [min(MAX_REPEATS, max(1, math.ceil(SLOT_SECONDS / max(one, 1e-9)))) for one in once]
-    least = max(MIN_QUADS, math.ceil(rounds / 2))
+    least = max(1, math.ceil(rounds / 2))
     wanted = max(seconds, slow_seconds) if max(once) > SLOW_ITERATION else seconds
     begin, taken = clock(), list[np.ndarray]()
     while len(taken) < least or clock() - begin < wanted:
@@ -149,11 +149,9 @@ def take_turns(
 
 
 def ratio(loads: Sequence[np.ndarray], a: int, b: int) -> list[float]:
-    """Time of contender ``a`` over that of ``b``: the median over the loads, and the hull of their intervals."""
+    """Time of contender ``a`` over that of ``b``, and its interval over the loads."""
     quads = [np.stack([load[:, 0, a], load[:, 0, b], load[:, 1, b], load[:, 1, a]], axis=1) for load in loads]
-    found = [interval(each, seed=seed) for seed, each in enumerate(quads)]
-    ratios, lows, highs = zip(*found, strict=True)
-    return [float(np.median(ratios)), min(lows), max(highs)]
+    return list(load_interval(quads))
 
 
 def scores(job: Job, left_out: Collection[str] = ()) -> dict[str, dict[str, Any]]:

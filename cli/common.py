@@ -15,34 +15,59 @@ from onnxopt.errors import UsageError
 if TYPE_CHECKING:
     from onnxopt.target import Target
 
+QUIET = "onnxopt.quiet"
+"""Where the context of click keeps ``--quiet``."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 SHAPE = "Shape of a dynamic input, or the size of a dimension: sequence=64."
-PROVIDER_OPTION = "Of ONNX Runtime's CUDA provider: use_tf32=0, prefer_nhwc=1, cudnn_conv_algo_search=HEURISTIC, ..."
+OF_PROVIDER = "Of ONNX Runtime's CUDA provider: use_tf32=0, prefer_nhwc=1, cudnn_conv_algo_search=HEURISTIC, ..."
 GPU_WORDS = ("provider_options", "device_id", "cuda_graph", "require_gpu")
+RANGE = "Of the numbers of a random input, both ends included."
 MODEL = click.Path(path_type=Path)
 
 
 def output_options(function: F) -> F:
-    """``--json`` and ``--debug``: what is printed, and how errors are."""
-    function = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
-    return click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error.")(function)
+    """``--json``, ``--quiet`` and ``--debug``: what is printed, and how errors are."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
+        click.option("--quiet", "-q", is_flag=True, expose_value=False, callback=_quiet, help="Print only errors."),
+        click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error."),
+    ):
+        function = option(function)
+    return function
+
+
+def _quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().meta[QUIET] = True
+
+
+def gpu_options(function: F) -> F:
+    """``--provider-option``, ``--device-id``, ``--cuda-graph``, ``--require-gpu`` (``GPU_WORDS``)."""
+    for option in (
+        click.option("--provider-option", "provider_options", multiple=True, metavar="NAME=VALUE", help=OF_PROVIDER),
+        click.option("--device-id", type=click.IntRange(0), default=0, help="Which GPU.  [default: 0]"),
+        click.option("--cuda-graph", is_flag=True, help="Time replays of a CUDA graph (fixed shapes, all on the GPU)."),
+        click.option("--require-gpu", is_flag=True, help="Refuse a model of which nodes run on the CPU all the same."),
+    ):
+        function = option(function)
+    return function
 
 
 def target_options(function: F) -> F:
-    """``--provider``, ``--threads``, ``--shape`` and what is for the GPU alone become one ``target``."""
+    """``--provider``, ``--threads``, ``--shape``, ``--input-range`` and what is for the GPU alone: one ``target``."""
 
     @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-    @click.option("--provider-option", "provider_options", multiple=True, metavar="NAME=VALUE", help=PROVIDER_OPTION)
-    @click.option("--device-id", type=click.IntRange(0), default=0, help="Which GPU.  [default: 0]")
-    @click.option("--cuda-graph", is_flag=True, help="Time replays of a CUDA graph (fixed shapes, all on the GPU).")
-    @click.option("--require-gpu", is_flag=True, help="Refuse a model of which nodes run on the CPU all the same.")
+    @gpu_options
     @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
     @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help=SHAPE)
+    @click.option("--input-range", "ranges", multiple=True, metavar="NAME=LOW:HIGH", help=RANGE)
     @functools.wraps(function)
-    def wrapped(*args: Any, provider: str, threads: int, shapes: tuple[str, ...], **rest: Any) -> Any:
+    def wrapped(
+        *args: Any, provider: str, threads: int, shapes: tuple[str, ...], ranges: tuple[str, ...], **rest: Any
+    ) -> Any:
         of_gpu = {word: rest.pop(word) for word in GPU_WORDS}
-        return function(*args, target=target(provider, threads, shapes, **of_gpu), **rest)
+        return function(*args, target=target(provider, threads, shapes, ranges, **of_gpu), **rest)
 
     return wrapped  # type: ignore[return-value]
 
@@ -61,14 +86,21 @@ def data_options(function: F) -> F:
 
 
 def target(
-    provider: str, threads: int, shapes: Iterable[str], *, provider_options: Iterable[str] = (), **of_gpu: Any
+    provider: str,
+    threads: int,
+    shapes: Iterable[str],
+    ranges: Iterable[str] = (),
+    *,
+    provider_options: Iterable[str] = (),
+    **of_gpu: Any,
 ) -> Target:
-    """The Target of ``--provider``, ``--threads``, ``--shape``, and of what is for the GPU alone."""
+    """The Target of ``--provider``, ``--threads``, ``--shape``, ``--input-range``, and of what is for the GPU alone."""
     from onnxopt.provider_options import read
     from onnxopt.target import Target
 
-    sizes = dict(shape_of(words) for words in shapes)
-    return Target(provider, threads, sizes, provider_options=read(provider_options), **of_gpu)
+    sizes, numbers = dict(shape_of(words) for words in shapes), dict(range_of(words) for words in ranges)
+    options = read(provider_options)
+    return Target(provider, threads, sizes, ranges=numbers, provider_options=options, **of_gpu)
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
@@ -96,3 +128,19 @@ def shape_of(words: str) -> tuple[str, tuple[int, ...]]:
     if not name or not re.fullmatch(r"\d+([x,]\d+)*|scalar", sizes):
         raise UsageError(f"--shape {words}: write --shape name=1x3x224x224")
     return name, () if sizes == "scalar" else tuple(int(size) for size in re.split("[x,]", sizes))
+
+
+def range_of(words: str) -> tuple[str, tuple[float, float]]:
+    """``ids=0:30521`` as a name and the smallest and largest number.
+
+    Raises:
+        UsageError: for another form.
+    """
+    name, _, ends = words.rpartition("=")
+    try:
+        low, high = map(float, ends.split(":"))
+    except ValueError:
+        name = ""
+    if not name:
+        raise UsageError(f"--input-range {words}: write --input-range name=0:30521, the smallest and largest number")
+    return name, (low, high)

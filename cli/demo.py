@@ -11,7 +11,7 @@ from onnxopt.cli.common import MODEL, output_options
 
 @click.command("demo")
 @click.option("-o", "--output", type=MODEL, default=Path("demo.opt.onnx"), show_default=True)
-@click.option("--report", "reports", type=MODEL, multiple=True, help="Also write a report: .json or .md.")
+@click.option("--report", "reports", type=MODEL, multiple=True, help="Also write a report: .html, .md or .json.")
 @output_options
 def command(output: Path, reports: tuple[Path, ...], as_json: bool) -> None:
     """Optimize a small ResNet trained on handwritten digits, with its accuracy measured; needs no network."""

@@ -10,7 +10,7 @@ import click
 
 from onnxopt.cli.common import MODEL, SHAPE, output_options, target
 from onnxopt.cli.groups import print_groups
-from onnxopt.cli.printing import console, counted, echo_json, readable
+from onnxopt.cli.printing import console, counted, echo_json, readable, working
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,8 +41,9 @@ def command(model: Path, layers: bool, groups: bool, verbose: bool, shapes: tupl
     from onnxopt.inspection import inspect
 
     where = target("cpu", 1, shapes)
-    found = inspect(model, where.shapes)
-    listed = _listing(model, where) if groups else None
+    with working(f"reading {model}"):
+        found = inspect(model, where.shapes)
+        listed = _listing(model, where) if groups else None
     if as_json:
         echo_json({**found.to_dict(), **({"groups": listed.to_dict()} if listed else {})})
         return

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "Show operators, parameters, MACs, bytes, dynamic dimensions, and each layer.",
     "validate": "Compare the outputs or the accuracy of a model with a reference.",
     "bench": "Time models against each other, with an interval on the ratio.",
+    "report": "Show a stored report as a page, as Markdown, or as JSON.",
     "export": "Export a PyTorch module, or a network of the zoo, and compare the file with it.",
     "passes": "List the passes, or show one with its options.",
     "demo": "Optimize a small trained network that comes with onnxopt.",

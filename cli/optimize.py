@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxopt.cli.common import MODEL, data_options, output_options, pairs, target_options
-from onnxopt.cli.printing import console, echo_json
+from onnxopt.cli.printing import echo_json, working
+from onnxopt.cli.summary import print_summary
 from onnxopt.errors import GateRefused, PassBroke, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from onnxopt.pipeline import Step
     from onnxopt.report import Report
     from onnxopt.stages import Stage
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--recipe", type=MODEL, help="Run the passes of a recipe file.")
 @click.option("--save-recipe", type=MODEL, help="Write the passes that were kept as a recipe file.")
 @click.option("--time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Then take the best.")
-@click.option("--report", "reports", type=MODEL, multiple=True, help="Also write a report: .json or .md.")
+@click.option("--report", "reports", type=MODEL, multiple=True, help="Also write a report: .html, .md or .json.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Exit 4 if the gate refused, 5 if a pass broke the model.")
 @click.option("--force", is_flag=True, help="Allow the output to replace the input.")
@@ -74,8 +76,9 @@ def optimize_command(
         files.check_writable(path, source=None, force=True)
         files.check_apart(path, [model, *filter(None, [words["data"], words["eval_data"], words["recipe"]])])
     output = output or model.with_name(f"{model.stem}.opt.onnx")
-    with _progress(quiet=as_json) as show:
-        result = optimize(model, output, _options(target, **words), show)
+    with working(f"reading {model}", silent=as_json) as lines:
+        asked = _options(target, details=bool(reports), **words)
+        result = optimize(model, output, asked, partial(_print_step, lines))
     for path in reports:
         report.write(result, path)
     if save_recipe:
@@ -86,7 +89,7 @@ def optimize_command(
     if as_json:
         echo_json(result.to_dict())
     else:
-        _print(result, verbose)
+        print_summary(result, verbose=verbose)
     if strict and result.broken:
         step = result.broken[0]
         raise PassBroke(f"{step.words}: {step.why} (undone; {output} holds the best model without it)")
@@ -95,11 +98,18 @@ def optimize_command(
     return result
 
 
+def _print_step(out: Console, step: Step) -> None:
+    from rich.markup import escape
+
+    mark = "[green]+[/]" if step.kept else "[dim]-[/]"
+    out.print(f"{mark} {escape(step.words)} [dim]{step.outcome.value}, {step.seconds:.1f} s[/]")
+
+
 def _options(
     target: Target, *, data: str | None, eval_data: str | None, preprocess: str | None, metric: str | None,
     state: tuple[str, ...], max_drop: float, min_score: float | None, confidence: float | None, goal: str,
     words: tuple[str, ...], recipe: Path | None, time_limit: float | None, seed: int, force: bool,
-    allow_contrib: bool, prune: bool, max_slowdown: float,
+    allow_contrib: bool, prune: bool, max_slowdown: float, details: bool = False,
 ) -> Any:  # fmt: skip
     from onnxopt.gate import Limits
     from onnxopt.optimize import Options
@@ -108,7 +118,7 @@ def _options(
     limits = Limits(max_drop, min_score, confidence is not None, confidence or 0.95)
     return Options(
         data, eval_data, preprocess, metric, limits, Goal(goal), target, pairs(state, "--state"),
-        _passes(words, recipe), time_limit, seed, force, allow_contrib, max_slowdown, prune,
+        _passes(words, recipe), time_limit, seed, force, allow_contrib, max_slowdown, prune, details,
     )  # fmt: skip
 
 
@@ -120,55 +130,3 @@ def _passes(words: tuple[str, ...], recipe: Path | None) -> tuple[Stage, ...] | 
     if recipe:
         return recipes.load(recipe)
     return tuple(passes.parse_stage(word) for word in words) or None
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
-    """One line per pass as it ends, and what is being done in between, on a terminal; nothing when quiet or piped."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from onnxopt import progress
-
-    console = Console(stderr=True, highlight=False)
-    if quiet or not console.is_terminal:
-        yield lambda step: None
-        return
-
-    def show(step: Step) -> None:
-        mark = "[green]+[/]" if step.kept else "[dim]-[/]"
-        console.print(f"{mark} {step.words} [dim]{step.outcome.value}, {step.seconds:.1f} s[/]")
-
-    with console.status("working") as status, progress.heard(lambda words: status.update(escape(words))):
-        yield show
-
-
-def _print(result: Report, verbose: bool) -> None:
-    from rich.table import Table
-
-    out = console()
-    table = Table("pass", "outcome", "why", "s", box=None, pad_edge=False)
-    for step in result.steps:
-        if verbose or step.kept or step.outcome.name != "NOTHING":
-            table.add_row(step.words, step.outcome.value, step.why, f"{step.seconds:.1f}")
-        for change in step.changes if verbose else ():
-            count = f" (saves {change.saved})" if change.saved else ""
-            table.add_row("", "changed", f"{change.node}: {change.what}{count}", "")
-        for refusal in step.refusals if verbose else ():
-            table.add_row("", "left alone", f"{refusal.node or 'model'}: {refusal.why}", "")
-    out.print(table)
-    out.print()
-    for name, line in (
-        ("accuracy", result.accuracy_line()),
-        ("speed", result.speed_line()),
-        ("size", result.size_line()),
-        ("download", result.download_line()),
-        ("nodes", f"{result.before.nodes} -> {result.after.nodes}"),
-        ("data", result.data),
-        ("written", result.output or "nothing"),
-    ):
-        out.print(f"[bold]{name:9}[/] {line}")
-    for words, saved in result.ledger.items():
-        out.print(f"[bold]saved[/]     {saved}, by {words}")
-    for note in result.notes:
-        out.print(f"[dim]note: {note}[/]")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxopt.cli.common import QUIET
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.status import Status
 
 PIPED_WIDTH = 10_000
 """Columns where nobody sees them wrapped: a table that is piped is neither wrapped nor cut."""
@@ -17,21 +20,45 @@ PIPED_WIDTH = 10_000
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
+def quiet() -> bool:
+    """Whether ``--quiet`` was given."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.find_root().meta.get(QUIET))
+
+
 def console() -> Console:
-    """Where text goes: plain, and as wide as its tables, when piped."""
+    """Where text goes: plain, and as wide as its tables, when piped; nowhere with ``--quiet``."""
     from rich.console import Console
 
-    out = Console(highlight=False)
+    out = Console(highlight=False, quiet=quiet())
     if not out.is_terminal:
         out.width = PIPED_WIDTH
     return out
 
 
-def working(what: str) -> Status:
-    """A spinner on standard error while something takes seconds; nothing where that is no terminal."""
-    from rich.console import Console
+@contextlib.contextmanager
+def working(what: str, *, silent: bool = False) -> Iterator[Console]:
+    """What is being done, and how long it will take, on one line of standard error, where that is a terminal.
 
-    return Console(stderr=True).status(what)
+    Args:
+        what: in words, until something is told (``onnxopt.progress``).
+        silent: show nothing.
+
+    Yields:
+        For lines that stay: what it prints goes nowhere where nothing is shown.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from onnxopt import progress
+
+    out = Console(stderr=True, highlight=False)
+    out.quiet = silent or quiet() or not out.is_terminal
+    if out.quiet:
+        yield out
+        return
+    with out.status(escape(what)) as status, progress.heard(lambda words: status.update(escape(words or what))):
+        yield out
 
 
 def echo_json(content: Any) -> None:

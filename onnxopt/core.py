@@ -64,24 +64,39 @@ class Change:
     """One rewrite that was done: at which node (the name of its first output), and what.
 
     A pass that makes the file smaller on purpose says by how many bytes.
+
+    Attributes:
+        kernel: what ONNX Runtime should run for the node, where the pass wants a certain kernel.
+        noise: error power over signal power of the outputs with this change alone, where the pass has measured it.
     """
 
     node: str
     what: str
     saved: Saved | None = None
+    kernel: str | None = None
+    noise: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        found = {"node": self.node, "what": self.what}
-        return found if self.saved is None else {**found, "saved": dataclasses.asdict(self.saved)}
+        """Ready for JSON; what is not known is left out."""
+        return _known(dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One rewrite that was left alone: at which node, and why."""
+    """One rewrite that was left alone: at which node, and why; and of the rewrite what ``Change`` says of one."""
 
     node: str
     why: str
+    kernel: str | None = None
+    noise: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; what is not known is left out."""
+        return _known(dataclasses.asdict(self))
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 @dataclass(frozen=True)

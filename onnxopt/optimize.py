@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from onnxopt.gate import Drop, Gate
 from onnxopt.given import Given
 from onnxopt.options import Options
 from onnxopt.pipeline import Goal, Pipeline, Step, compare_speed
-from onnxopt.report import Report, Summary
+from onnxopt.report import Details, Report, Summary, collect
+from onnxopt.report.details import Subject
+from onnxopt.report.origin import HashedFile, Origin, hashes, machine, now, versions
 from onnxopt.runtime import Session, check_state, version, warn_if_both_installed
 from onnxopt.samples import Samples, random_samples
 from onnxopt.stages import Stage
@@ -54,6 +58,7 @@ def optimize(
     started = time.perf_counter()
     options = options or Options()
     original = _load(source, output, options)
+    read = _read_files(original, source, options)
     samples = given.gather(original, options)
     _verify(original, samples.checks, options.target, ModelError)
     before = time.perf_counter()
@@ -79,7 +84,10 @@ def optimize(
         result.notes.append("nothing was pruned: without data (--data) no accuracy can be measured")
     result.notes.extend(runtime.notes(result.model, options.target))
     _verify(result.model, samples.checks, options.target, PassBroke)
-    files.save(result.model, output)
+    with _kept(source, output, original, options) as before_file:
+        written = files.save(result.model, output)
+        subject = Subject(original, result.model, before_file, output, samples.checks.first(), options.target)
+        details = _details(subject, steps, options, started, result.ended)
     return Report(
         source=str(source),
         output=str(output),
@@ -94,7 +102,41 @@ def optimize(
         notes=(*result.notes, *samples.notes(), *(result.speed.warnings if result.speed else ())),
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(),
+        origin=Origin(
+            command=options.command(str(source), str(output)),
+            files=(*read, *hashes(("result", path) for path in written)),
+            seed=options.seed,
+            versions=versions(),
+            machine=machine(),
+            when=now(),
+        ),
+        details=details,
+        kept_original=result.model is original,
     )
+
+
+def _read_files(original: ir.Model, source: Path, options: Options) -> tuple[HashedFile, ...]:
+    """What is read, hashed before anything is written over it."""
+    weights = [("weights", path) for path in sorted(files.external_files(original))]
+    return hashes([("model", source), *weights, ("data", options.data), ("eval data", options.eval_data)])
+
+
+@contextlib.contextmanager
+def _kept(source: Path, output: Path, original: ir.Model, options: Options) -> Iterator[Path]:
+    """The file of the original: a copy where details are asked for and the result takes its place."""
+    if not (options.details and output.exists() and output.samefile(source)):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        yield files.save(original, Path(folder) / source.name)[0]
+
+
+def _details(subject: Subject, steps: Sequence[Step], options: Options, started: float, ended: str) -> Details:
+    """What a report shows of layers and memory, if it was asked for and there is time."""
+    if not options.details or ended == "interrupted":
+        return Details()
+    left = None if options.time_limit is None else started + options.time_limit - time.perf_counter()
+    return collect(subject, steps, left)
 
 
 def tidy(model: ir.Model, target: Target, seed: int = 0) -> tuple[ir.Model, list[Step]]:
@@ -198,7 +240,7 @@ def _time(result: _Result, original: ir.Model, checks: Samples, options: Options
     if result.model is original:
         result.notes.append("no pass was kept: the result is the original")
         return
-    hurry = {"max_seconds": LAST_LOOK, "min_seconds": LAST_LOOK / 2, "slow_seconds": LAST_LOOK / 2}
+    hurry = {"max_seconds": LAST_LOOK, "patience": LAST_LOOK, "min_seconds": LAST_LOOK / 3}
     limits: dict[str, Any] = hurry if result.ended == "time limit" else {}
     speed = compare_speed(original, result.model, checks, options.target, **limits)
     if speed.verdict is Verdict.SLOWER and options.goal is Goal.LATENCY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from onnxopt.gate import Limits
 from onnxopt.pipeline import MAX_SLOWDOWN, Goal
@@ -31,6 +32,7 @@ class Options:
         allow_contrib: allow operators that only ONNX Runtime has (domain com.microsoft).
         max_slowdown: with the goal of size, how many times as long as the original's a run may take.
         prune: also search how many channels can go; not with ``passes``, which say so themselves.
+        details: also find out what a report shows of each layer and of memory, which takes some seconds.
     """
 
     data: str | None = None
@@ -48,3 +50,32 @@ class Options:
     allow_contrib: bool = False
     max_slowdown: float = MAX_SLOWDOWN
     prune: bool = False
+    details: bool = False
+
+    def command(self, source: str, output: str) -> tuple[str, ...]:
+        """The words of a command line that asks for the same; it says all that is not the default."""
+        usual = Options()
+        target, limits = self.target, self.limits
+        given: list[tuple[str, Any, Any]] = [
+            ("--data", self.data, None),
+            ("--eval-data", self.eval_data, None),
+            ("--preprocess", self.preprocess, None),
+            ("--metric", self.metric, None),
+            ("--max-drop", limits.max_drop, usual.limits.max_drop),
+            ("--min-score", limits.min_score, None),
+            ("--confidence", limits.confidence if limits.strict_interval else None, None),
+            ("--goal", self.goal.value, usual.goal.value),
+            ("--max-slowdown", self.max_slowdown, usual.max_slowdown),
+            ("--provider", target.provider, usual.target.provider),
+            ("--threads", target.threads, usual.target.threads),
+            ("--time-limit", self.time_limit, None),
+            ("--seed", self.seed, usual.seed),
+        ]
+        several = [("--state", f"{name}={fed}") for name, fed in self.state.items()]
+        several += [("--shape", f"{name}={'x'.join(map(str, s)) or 'scalar'}") for name, s in target.shapes.items()]
+        several += [("--pass", str(stage)) for stage in self.passes or ()]
+        flags = {"--prune": self.prune, "--allow-contrib": self.allow_contrib, "--force": self.force}
+        words = [f"{name}={value}" for name, value, default in given if value != default]
+        words += [f"{name}={value}" for name, value in several]
+        words += [name for name, is_set in flags.items() if is_set]
+        return ("onnxopt", "optimize", f"--output={output}", *words, "--", source)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -72,6 +75,8 @@ class Step:
     """The ratio that the pass expected of the clock."""
     size: int | None = None
     """Bytes of the model after the pass, where it was kept."""
+    against: str = ""
+    """What it was timed against: ``original``, the words of a rival, or empty: the best model before it."""
 
     @property
     def kept(self) -> bool:
@@ -87,10 +92,11 @@ class Step:
             "why": self.why,
             "seconds": round(self.seconds, 3),
             "changes": [change.to_dict() for change in self.changes],
-            "refusals": [refusal.__dict__ for refusal in self.refusals],
+            "refusals": [refusal.to_dict() for refusal in self.refusals],
             "difference": self.difference and self.difference.to_dict(),
             "drop": self.drop and self.drop.to_dict(),
             "speed": self.speed and self.speed.to_dict(),
+            "against": self.against,
             "predicted": self.predicted,
             "bytes": self.size,
         }
@@ -135,12 +141,15 @@ class Pipeline:
         self._checker = Checker(samples, context.target)
         self._outputs, self._comparable = self._checker.reproducible(model)
         self._size = size_of(model)
+        self._place = 0, 0
         self._last_lossy: tuple[Candidate, ir.Model, Step] | None = None
         """What was kept last, and the model it started from; None where that is exact."""
 
     def run(self, stages: Iterable[Stage]) -> Iterator[Step]:
         """Run the stages one after the other; ``best`` is the best model after each step, ``steps`` are all so far."""
-        for stage in stages:
+        stages = tuple(stages)
+        for place, stage in enumerate(stages, 1):
+            self._place = place, len(stages)
             if isinstance(stage, OneOf):
                 yield from self._contest(stage)
             elif isinstance(stage, Search):
@@ -200,7 +209,7 @@ class Pipeline:
     def _step(self, candidate: Candidate, base: ir.Model, rival: Rival | None) -> Step:
         started = time.perf_counter()
         facts: dict[str, Any] = {}
-        progress.stage(str(candidate))
+        progress.stage(str(candidate), *self._place)
         try:
             model = base.clone()
             with threadpool_limits(limits=1, user_api="blas"):  # two threads on a busy machine: 90 times as long
@@ -214,6 +223,8 @@ class Pipeline:
         except Exception as error:  # a pass must never take the run down with it
             outcome, why = Outcome.FAILED, f"{type(error).__name__}: {str(error)[:300]}"
         seconds = time.perf_counter() - started
+        in_all = self.goal is Goal.SIZE and candidate.exactness is Exactness.LOSSY
+        facts["against"] = "original" if in_all else rival.step.words if rival is not None else ""
         step = Step(str(candidate), candidate.exactness, outcome, why, seconds, **facts)
         if step.kept:
             lossy = candidate.exactness is Exactness.LOSSY
@@ -312,16 +323,25 @@ class Pipeline:
 
 
 def compare_speed(a: ir.Model, b: ir.Model, samples: Samples, target: Target, **limits: Any) -> benchmark.Comparison:
-    """Time two models against each other on the first sample; above 1, ``b`` is faster."""
+    """Time two models against each other on the first sample; above 1, ``b`` is faster.
+
+    Args:
+        a: the first; both are loaded from files many times.
+        b: the second.
+        samples: inputs of both.
+        target: where they run.
+        limits: of ``benchmark.compare_loads``.
+    """
     feeds = samples.first()
     progress.detail("timing")
 
-    def load() -> tuple[benchmark.Run, benchmark.Run]:
-        sessions = [Session(model, target, spinning=target.threads == 1) for model in (a, b)]
-        first, second = (session.bound(feeds) for session in sessions)
-        return first, second
+    def load(path: Path) -> benchmark.Run:
+        return Session(path, target, spinning=target.threads == 1).bound(feeds)
 
-    return benchmark.compare_loads(load, threads=target.threads, **limits)
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        paths = [files.save(model, Path(folder) / f"{name}.onnx")[0] for name, model in (("a", a), ("b", b))]
+        first, second = (functools.partial(load, path) for path in paths)
+        return benchmark.compare_loads(first, second, threads=target.threads, **limits).on(target)
 
 
 def size_of(model: ir.Model) -> int:

@@ -6,10 +6,13 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
+from onnxopt import progress
 from onnxopt.data import Batch, Dataset, random_dataset
 from onnxopt.errors import ModelError
+from onnxopt.roles import Bounds, input_bounds
 from onnxopt.runtime import Outputs, Session, input_specs, zero_state
 from onnxopt.target import Target
 
@@ -37,14 +40,22 @@ class Samples:
         """Number of samples."""
         return len(self.data)
 
-    def run(self, session: Session, fixed: Outputs | None = None) -> Iterator[tuple[Batch, Outputs]]:
+    def run(
+        self, session: Session, fixed: Outputs | None = None, size: int | None = None
+    ) -> Iterator[tuple[Batch, Outputs]]:
         """Each batch with its outputs; one sample at a time where a state is fed back.
 
         Args:
             session: the model.
             fixed: inputs beside the data, the same for every batch.
+            size: samples at once; None takes as many as fit well.
         """
-        return session.stream(self.data.batches(self._batch()), self.state, self.start, fixed)
+        done = 0
+        batches = self.data.batches(size or self._batch())
+        for batch, outputs in session.stream(batches, self.state, self.start, fixed):
+            done += batch.size
+            progress.count("sample", done, len(self))
+            yield batch, outputs
 
     def judged(self, outputs: Outputs) -> Outputs:
         """The outputs that accuracy is about: states only where there is nothing else."""
@@ -77,25 +88,58 @@ class Samples:
         return {**next(iter(self.data.batches(1))).feeds, **self.start}
 
 
-def with_state(data: Dataset, model: ir.Model, state: Mapping[str, str]) -> Samples:
-    """Data for a model whose ``state`` inputs start at zero."""
-    return Samples(data, state, zero_state(input_specs(model), state))
+def with_state(data: Dataset, model: ir.Model, state: Mapping[str, str], *, batch: int = 1) -> Samples:
+    """Data for a model whose ``state`` inputs start at zero.
+
+    Args:
+        data: without the states.
+        model: whose inputs.
+        state: state input name to the output that feeds it.
+        batch: how many samples are run at once: the size of dynamic dimensions of states that are called as
+            axis 0 of another input; others are 1.
+    """
+    specs = input_specs(model)
+    start = zero_state(specs, state)
+    names = {spec.shape[0] for spec in specs if spec.name not in state and spec.shape} - {None}
+    for spec in specs:
+        if spec.name in state and spec.shape and names.intersection(spec.shape):
+            dims = [batch if dim in names and isinstance(dim, str) else dim for dim in spec.shape]
+            start[spec.name] = np.zeros([dim if isinstance(dim, int) else 1 for dim in dims], spec.dtype)
+    return Samples(data, state, start)
 
 
 def random_samples(
-    model: ir.Model, target: Target, state: Mapping[str, str], *, count: int = 4, seed: int = 0
+    model: ir.Model, target: Target, state: Mapping[str, str], *, count: int = 4, seed: int = 0, batch: int = 1
 ) -> Samples:
-    """Random inputs on which the model runs: sizes of dynamic dimensions are tried until it does.
+    """Random inputs that respect the model (see ``onnxopt.roles``), on which it runs.
+
+    Sizes of dynamic dimensions are tried until it does, and smaller integers; at last without what the graph seems
+    to say of its inputs. What ``target`` says of shapes and ranges always holds.
+
+    Args:
+        model: whose inputs.
+        target: where it runs, shapes and ranges of inputs.
+        state: state input name to the output that feeds it; these inputs are zero.
+        count: samples.
+        seed: of the numbers.
+        batch: size of a dynamic axis 0.
 
     Raises:
         ModelError: if no tried size runs; says to give the shapes.
+        UsageError: if a shape or range does not fit an input.
     """
     specs = [spec for spec in input_specs(model) if spec.name not in state]
     session = Session(model, target, optimize=False)
     dynamic = any(not isinstance(dim, int) for spec in specs for dim in spec.shape or (None,))
-    for fill, high in itertools.product((1, 16, 64, 224, 512, 1024) if dynamic else (1,), (100, 10, 2)):
-        data = random_dataset(specs, target.shapes, count=count, seed=seed, fill=fill, high=high)
-        samples = with_state(data, model, state)
+    given = {name: Bounds(*ends) for name, ends in target.ranges.items()}
+    fed = {spec.name for spec in specs}
+    found = {name: bounds for name, bounds in input_bounds(model).items() if name in fed}
+    fills = (1, 16, 64, 224, 512, 1024) if dynamic else (1,)
+    for bounds, fill, high in itertools.product((found, {}) if found else ({},), fills, (100, 10, 2)):
+        data = random_dataset(
+            specs, target.shapes, count=count, seed=seed, fill=fill, high=high, batch=batch, bounds={**bounds, **given}
+        )
+        samples = with_state(data, model, state, batch=batch)
         try:
             session.run(samples.first())
         except ModelError as error:

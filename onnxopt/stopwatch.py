@@ -6,6 +6,7 @@ floats and integers, and between layouts, which vanish where a neighbour reads w
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ import onnx_ir as ir
 
 from onnxopt import progress
 from onnxopt.graph import label
-from onnxopt.runtime import Session
+from onnxopt.runtime import Session, kernels
 from onnxopt.target import Target
 
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -113,9 +114,7 @@ def node_seconds(
         seconds: at most, but for 7 runs in any case.
     """
     progress.detail("timing nodes")
-    copy = _with_empty(model)
-    for number, node in enumerate(copy.graph):
-        node.name = f"{OWN}{number}" if node.name != EMPTY else EMPTY
+    copy = _numbered(_with_empty(model))
     with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
         session = Session(copy, target, profile_in=Path(folder))
         fed = {**feeds, f"{EMPTY}/x": np.zeros(1, np.float32)}
@@ -128,26 +127,60 @@ def node_seconds(
     return _attributed(copy.graph, own)
 
 
-def _attributed(graph: ir.Graph, own: Mapping[str, float]) -> tuple[dict[str, float], float]:
-    """The time of each node of ONNX Runtime's graph, given to the node it was made from.
+def node_kernels(model: ir.Model, target: Target) -> dict[str, str]:
+    """The kernel that ONNX Runtime really runs for each node of the main graph, by the node's label.
 
-    Channel-blocked convolutions are called after the value they give, which may be that of what was fused into them.
+    A label that is missing is that of a node that was fused into another, or removed.
+
+    Args:
+        model: not changed.
+        target: where to run.
     """
-    nodes = {node.name: node for node in graph}
-    makers = {f"{value.name}{BLOCKED}": node for node in graph for value in node.outputs}
-    timed = {nodes[name] for name in own if name in nodes} | {makers[name] for name in own if name in makers}
+    copy = _numbered(model.clone())
+    built = kernels(copy, target)
+    found: dict[str, list[str]] = {}
+    for name, node in _owners(copy.graph, built).items():
+        if node is not None:
+            found.setdefault(label(node), []).append(built[name])
+    return {name: " + ".join(dict.fromkeys(words)) for name, words in found.items()}
+
+
+def _numbered(model: ir.Model) -> ir.Model:
+    """The model, its nodes called so that they are known again in what ONNX Runtime makes of them."""
+    for number, node in enumerate(model.graph):
+        node.name = f"{OWN}{number}" if node.name != EMPTY else EMPTY
+    return model
+
+
+def _attributed(graph: ir.Graph, own: Mapping[str, float]) -> tuple[dict[str, float], float]:
+    """The time of each node of ONNX Runtime's graph, given to the node it was made from."""
     found: dict[str, float] = {}
     rest = 0.0
-    for name, spent in own.items():
-        node = nodes.get("/".join(name.split("/")[:3])) or makers.get(name)  # fusions write after the name
+    for name, node in _owners(graph, own).items():
         if name == EMPTY:
             continue
         if node is None:
-            rest += spent
-            continue
-        name = label(_convolution(node, timed) if name in makers else node)
-        found[name] = found.get(name, 0.0) + spent
+            rest += own[name]
+        else:
+            found[label(node)] = found.get(label(node), 0.0) + own[name]
     return found, rest
+
+
+def _owners(graph: ir.Graph, names: Collection[str]) -> dict[str, ir.Node | None]:
+    """The node that each node of ONNX Runtime's graph was made from, by the name that it has there.
+
+    What is fused has more written after its name. Channel-blocked convolutions are called after the value they give,
+    which may be that of what was fused into them.
+    """
+    nodes = {node.name: node for node in graph}
+    makers = {f"{value.name}{BLOCKED}": node for node in graph for value in node.outputs}
+    timed = {nodes[name] for name in names if name in nodes} | {makers[name] for name in names if name in makers}
+    found: dict[str, ir.Node | None] = {}
+    for name in names:
+        begin = re.match(rf"{OWN}\d+", name)
+        node = nodes.get(begin[0]) if begin else None
+        found[name] = node or (_convolution(makers[name], timed) if name in makers else None)
+    return found
 
 
 def _convolution(node: ir.Node, timed: Collection[ir.Node]) -> ir.Node:

@@ -13,6 +13,8 @@ from onnxopt.errors import UsageError
 from onnxopt.provider_options import checked
 
 CPU_INFO = Path("/proc/cpuinfo")
+GPU_INFO = Path("/proc/driver/nvidia/gpus")
+"""A folder for each GPU, where NVIDIA's driver says what it is."""
 EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -26,6 +28,7 @@ class Target:
         provider: ``cpu`` or ``cuda``.
         threads: of one operator (ONNX Runtime's intra-op threads).
         shapes: input name to its shape, for inputs with dynamic dimensions; or such a dimension's name to ``(size,)``.
+        ranges: input name to the smallest and the largest number in it, where inputs are random.
         provider_options: of the CUDA provider, by ONNX Runtime's names (``use_tf32``).
         device_id: which GPU.
         cuda_graph: whether timed runs replay a CUDA graph.
@@ -41,6 +44,7 @@ class Target:
     threads: int = 1
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
     features: frozenset[str] | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
     provider_options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     device_id: int = 0
     cuda_graph: bool = False
@@ -108,6 +112,16 @@ def _is_x86() -> bool:
 def processor() -> str:
     """The name of this processor; Linux keeps it where ``platform`` does not look."""
     return next(iter(_told("model name")), None) or platform.processor() or platform.machine()
+
+
+def gpu() -> str | None:
+    """The name of the first GPU, where NVIDIA's driver tells it."""
+    for path in sorted(GPU_INFO.glob("*/information")):
+        for line in path.read_text().splitlines():
+            name, _, model = line.partition(":")
+            if name.strip() == "Model":
+                return model.strip()
+    return None
 
 
 def instruction_sets() -> frozenset[str]:

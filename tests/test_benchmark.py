@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnxopt import benchmark, load
-from onnxopt.benchmark import Comparison, Timing, Verdict, compare, interval, judge
+from onnxopt.benchmark import Comparison, Timing, Verdict, compare, compare_loads, interval, judge
 
 
 class World:
@@ -266,24 +266,96 @@ def test_the_real_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.environment.foreign_load >= 0
 
 
+def loads(world: World, seconds: float, **also: float) -> Callable[[], Callable[[], None]]:
+    """A contender whose loads differ by ``spread`` (of the logarithm), and take ``loading`` seconds."""
+
+    def load() -> Callable[[], None]:
+        world.now += also.get("loading", 0.0)
+        factor = math.exp(also.get("spread", 0.0) * world.random.standard_normal())
+        return world.contender("a", seconds * factor, noise=also.get("noise", 0.0))
+
+    return load
+
+
 def test_loads_differ_and_the_interval_says_so() -> None:
-    """Two loads in which b is 20 % faster and one in which it is 20 % slower: no verdict, and an interval over all."""
-    world, speeds = World(), iter([0.8, 1.2, 0.8])
+    """b is twice as fast in every other load, and half as fast in the others: no verdict."""
+    world, speeds = World(), itertools.cycle([0.5, 2.0])
 
-    def load():
-        return world.contender("a", 0.01), world.contender("b", 0.01 * next(speeds))
+    def load() -> Callable[[], None]:
+        return world.contender("b", 0.01 * next(speeds))
 
-    result = benchmark.compare_loads(load, clock=world.clock)
+    result = compare_loads(loads(world, 0.01), load, clock=world.clock)
     assert result.verdict is Verdict.NOT_SIGNIFICANT
-    assert (result.low, result.ratio, result.high) == pytest.approx((1 / 1.2, 1.25, 1.25))
-    assert len(result.a.seconds) == len(result.b.seconds) >= 30
+    assert result.low < 0.9 < 1.1 < result.high
+    assert result.loads > 3 * benchmark.LOADS
 
 
-def test_loads_that_agree_give_a_verdict() -> None:
+def test_loads_that_agree_give_a_verdict_at_once() -> None:
     world = World()
-    result = benchmark.compare_loads(
-        lambda: (world.contender("a", 0.02), world.contender("b", 0.01)), clock=world.clock
-    )
+    result = compare_loads(loads(world, 0.02), loads(world, 0.01), clock=world.clock)
     assert result.verdict is Verdict.FASTER
     assert result.ratio == pytest.approx(2)
-    assert sum(result.a.seconds) + sum(result.b.seconds) >= benchmark.MIN_SECONDS * 0.99
+    assert sum(result.a.seconds) + sum(result.b.seconds) >= benchmark.LOADS_SECONDS
+    assert world.now < benchmark.PATIENCE / 2
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize("spread", [0.002, 0.01, 0.035], ids=["fits the caches", "between", "64 MB of weights"])
+def test_self_comparisons_of_loads_are_rarely_significant(spread: float) -> None:
+    found = []
+    for seed in range(150):
+        world = World(seed)
+        both = [loads(world, 0.004, spread=spread, noise=0.05, loading=0.1) for _ in range(2)]
+        found.append(compare_loads(*both, min_seconds=0.4, patience=2.0, clock=world.clock))
+    assert sum(result.verdict is not Verdict.NOT_SIGNIFICANT for result in found) <= 0.05 * len(found)
+    covered = sum(result.low <= 1 <= result.high for result in found) / len(found)
+    assert 0.88 <= covered <= 0.99
+
+
+def test_three_percent_are_found_in_ten_seconds_where_loads_differ_by_as_much() -> None:
+    found = []
+    for seed in range(100):
+        world = World(seed)
+        a, b = (loads(world, time, spread=0.035 / math.sqrt(2), noise=0.02, loading=0.1) for time in (0.00412, 0.004))
+        found.append(compare_loads(a, b, clock=world.clock).verdict)
+        assert world.now < benchmark.PATIENCE + 1
+    assert found.count(Verdict.FASTER) >= 80
+    assert Verdict.SLOWER not in found
+
+
+def test_the_one_that_is_loaded_first_changes_with_each_pair() -> None:
+    world, order = World(), list[str]()
+
+    def load(name: str) -> Callable[[], None]:
+        order.append(name)
+        return world.contender(name, 0.01)
+
+    compare_loads(lambda: load("a"), lambda: load("b"), clock=world.clock)
+    assert "".join(order[:8]) == "abbaabba"
+
+
+def test_a_comparison_of_loads_goes_on_until_it_is_settled() -> None:
+    world, asked = World(), list[benchmark.Interval]()
+
+    def settled(found: benchmark.Interval) -> bool:
+        asked.append(found)
+        return len(asked) == 4
+
+    result = compare_loads(loads(world, 0.01), loads(world, 0.01), min_seconds=0.0, settled=settled, clock=world.clock)
+    assert result.loads == benchmark.LOADS + 3
+
+
+def test_max_seconds_ends_a_comparison_of_loads_with_a_warning() -> None:
+    world = World()
+    result = compare_loads(loads(world, 0.5), loads(world, 0.5), max_seconds=9.0, clock=world.clock)
+    assert world.now < 10
+    assert any("6 loads" in warning for warning in result.warnings)
+    assert any("no verdict" in warning for warning in result.warnings) == (result.loads < benchmark.MIN_LOADS)
+
+
+def test_one_load_has_no_interval() -> None:
+    world = World()
+    result = compare_loads(loads(world, 0.2), loads(world, 0.1), max_seconds=0.1, clock=world.clock)
+    assert (result.loads, result.verdict) == (1, Verdict.NOT_SIGNIFICANT)
+    assert (result.low, result.high) == (0.0, math.inf)
+    assert result.to_dict()["high"] is None

@@ -51,7 +51,7 @@ def test_with_data_int8_is_judged_on_samples_that_were_not_calibrated_on(
     assert report.after.size < report.before.size
     assert Session(out, Target()).run({"x": images})["y"].shape == (60, 4)
     json.dumps(report.to_dict())
-    assert "| accuracy | agreement" in report.to_markdown()
+    assert "| accuracy: agreement |" in report.to_markdown()
 
 
 def test_evaluation_data_are_used_for_nothing_else(conv_net_file: Path, tmp_path: Path, save_npz, images) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {"onnxopt": "onnxopt", "passes": "onnxopt/passes", "cli": "onnxopt/cli", "models": "onnxopt/models"}
-KINDS = {".py", ".onnx", ".npz", ".typed"}
+KINDS = {".py", ".onnx", ".npz", ".typed", ".j2", ".css", ".js"}
 
 
 @pytest.mark.slow

@@ -113,8 +113,7 @@ def watched(samples: Samples, session: Session, tap: Tap, size: int | None = Non
         DataError: if a value is NaN or infinite; names it and the sample.
     """
     start = 0
-    batches = session.stream(samples.data.batches(size), samples.state, samples.start) if size else samples.run(session)
-    for batch, outputs in batches:
+    for batch, outputs in samples.run(session, size=size):
         ends = tap.read(outputs)
         if _fault(ends):
             raise _explained(samples, start, batch.size, session, tap, ends)

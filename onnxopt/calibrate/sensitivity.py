@@ -82,7 +82,7 @@ class Prober:
     def sensitivity(self, model: ir.Model, error: float) -> float:
         """The divergence of the outputs over an error that was made."""
         self._done += 1
-        progress.detail(f"sensitivity {self._done} of {self._count}")
+        progress.count("sensitivity", self._done, self._count)
         return self._reference.divergence(model) / error if error > 0 else 0.0
 
 

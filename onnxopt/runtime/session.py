@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxopt import files, progress
+from onnxopt import files
 from onnxopt.data import Batch
 from onnxopt.errors import ModelError, OnnxoptError, RuntimeMissing, UsageError
 from onnxopt.graph import walk, weight_bytes
@@ -164,12 +164,10 @@ class Session:
             start: the first value of each state input (see ``zero_state``).
             fixed: inputs that are the same for every batch.
         """
-        fed, done = dict(start or {}), 0
+        fed = dict(start or {})
         for batch in batches:
             outputs = self.run({**batch.feeds, **fed, **(fixed or {})})
             fed = {name: outputs[source] for name, source in (state or {}).items()}
-            done += batch.size
-            progress.detail(f"{done} samples")
             yield batch, outputs
 
 

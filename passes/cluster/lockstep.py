@@ -83,7 +83,7 @@ def coded_in_step(task: Task, apart: Coded) -> Coded:
     with Shelf() as shelf:
         walk = Lockstep(task.original, changing, flow, shelf, task.context)
         for number, site in enumerate(sites, 1):
-            progress.detail(f"layer {number} of {len(sites)}")
+            progress.count("layer", number, len(sites))
             walk.advance(site.place)
             if isinstance(site, Norm):
                 estimate(site, walk)

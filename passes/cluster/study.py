@@ -45,7 +45,7 @@ class Study:
         prober = Prober(self.plain, len(self.units), context)
         sensitivities = {name: self._tried(unit, prober) for name, unit in self.units.items()}
         for place, unit in enumerate(self.units.values()):
-            progress.detail(f"coding constant {place + 1} of {len(self.units)}")
+            progress.count("coding constant", place, len(self.units))
             unit.error(LEVELS[0])
         self.allocation = Allocation(list(self.units.values()), sensitivities)
 

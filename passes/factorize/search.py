@@ -69,7 +69,7 @@ class Search:
         fit, held = parted(context)
         judge = Judge(model, len(chosen), held) if gains and chosen else None
         for number, (weight, moments) in enumerate(_moments(model, chosen, (fit, held)), 1):
-            progress.detail(f"ranks of layer {number} of {len(chosen)}")
+            progress.count("ranks of layer", number, len(chosen))
             found = self.ways(weight, moments)
             gain = 1.0
             if judge is not None and found.losses:

@@ -121,7 +121,7 @@ def _reconstructed(
     found = []
     for number in measure(model, [wanted[group.name] for group in kept], context):
         group = kept[number]
-        progress.detail(f"group {number + 1} of {len(kept)}")
+        progress.count("group", number + 1, len(kept))
         own = wanted[group.name]
         gone = eliminated(own, group.classes, prices[group.name], max(stops[group.name]))
         gain = judge.gain(own, gone, len(group))

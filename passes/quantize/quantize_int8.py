@@ -28,6 +28,8 @@ from onnxopt.runtime import kernels
 MINIMUM_OPSET = 13
 """DequantizeLinear per channel (attribute axis) begins here."""
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
+INTEGER = {"Conv": "QLinearConv", "Gemm": "QGemm", "MatMul": "QLinearMatMul"}
+"""The kernel that ONNX Runtime should make of a layer between its pairs."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,13 @@ class QuantizeInt8(Pass):
         pairs = bounds_pairs(self.portable, context.target)
         limited = self.min_sqnr > 0 or self.noise < 1
         noise = noises(model, chains, grids, context, pairs=pairs) if limited else None
+        alone = {label(node): one for node, one in (noise or {}).items()}
         timed = self.placement == "fastest" and context.target.is_here
         most = 10 ** (-self.min_sqnr / 10) if self.min_sqnr > 0 else math.inf
         planned = plan(model, chains, context, noise, (most, self.noise), measure=timed)
         if planned.left:
             chains = find(model.graph, twins, self.ops, leave={*self.leave, *planned.left}, whole=self.whole_chains)
-            chains.refusals += [Refusal(name, why) for name, why in planned.left.items()]
+            chains.refusals += [Refusal(name, why, noise=alone.get(name)) for name, why in planned.left.items()]
             grids = self._grids(model, chains, context)
         if not chains.layers:
             return [*chains.refusals, Refusal("", "no layer gains from int8")]
@@ -116,7 +119,7 @@ class QuantizeInt8(Pass):
         Writer(model.graph, chains, grids, moved, pairs, planned.tiles).write()
         NameFixPass()(model)
         built = kernels(model, context.target)
-        done = [_outcome(node, name, built.get(node.name or "")) for node, name in labels.items()]
+        done = [_outcome(node, name, built.get(node.name or ""), alone.get(name)) for node, name in labels.items()]
         return [*done, *chains.refusals, *predicted]
 
     def finer(self) -> QuantizeInt8 | None:
@@ -151,8 +154,9 @@ def _hindrance(model: ir.Model) -> str | None:
     return None
 
 
-def _outcome(node: ir.Node, name: str, kernel: str | None) -> Change | Refusal:
+def _outcome(node: ir.Node, name: str, kernel: str | None, noise: float | None) -> Change | Refusal:
     """What ONNX Runtime makes of a layer: only that counts."""
     if kernel in (None, node.op_type):
-        return Refusal(name, f"ONNX Runtime does not fuse it: {node.op_type} would run in float between conversions")
-    return Change(name, f"{node.op_type} in int8 ({kernel})")
+        why = f"ONNX Runtime does not fuse it: {node.op_type} would run in float between conversions"
+        return Refusal(name, why, INTEGER.get(node.op_type), noise)
+    return Change(name, f"{node.op_type} in int8 ({kernel})", kernel=kernel, noise=noise)

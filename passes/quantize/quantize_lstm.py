@@ -78,7 +78,7 @@ def _quantize(node: ir.Node, known: dict[tuple[ir.Graph, ir.Value], Constants], 
     node.domain, node.op_type = DOMAIN, OPERATOR
     node.attributes.pop("layout", None)
     drop_unread(weights)
-    return Change(label(node), f"LSTM in int8, its inputs quantized at run time ({OPERATOR})")
+    return Change(label(node), f"LSTM in int8, its inputs quantized at run time ({OPERATOR})", kernel=OPERATOR)
 
 
 def _why_not(node: ir.Node) -> str | None:

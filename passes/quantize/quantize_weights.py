@@ -23,6 +23,7 @@ from onnxopt.target import Target
 PRODUCTS = ("MatMul", "Gemm")
 PER_CHANNEL_OPSET, HALF_OPSET, BLOCK_OPSET = 13, 19, 21
 """DequantizeLinear with one scale for each channel, to float16, and with blocks and 4-bit integers."""
+KERNEL = "MatMulNBits"
 UINT4_IR = 10
 """The version of the file format in which 4-bit integers begin."""
 SMALLEST_BLOCK = 16
@@ -161,9 +162,9 @@ class QuantizeWeights(Pass):
             drop_constant(swap.before)
         if not kept:
             model.ir_version = version
-        what, why = f"with {self.bits}-bit weights (MatMulNBits)", "ONNX Runtime does not fuse it with its weights"
-        changes = [Change(label(swap.node), f"{swap.node.op_type} {what}") for swap in kept]
-        return [*changes, *(Refusal(label(swap.node), why) for swap in undone)]
+        what, why = f"with {self.bits}-bit weights ({KERNEL})", "ONNX Runtime does not fuse it with its weights"
+        changes = [Change(label(swap.node), f"{swap.node.op_type} {what}", kernel=KERNEL) for swap in kept]
+        return [*changes, *(Refusal(label(swap.node), why, KERNEL) for swap in undone)]
 
 
 @dataclass(frozen=True)

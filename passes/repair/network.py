@@ -57,7 +57,7 @@ def repair(
     with Shelf(memory) as shelf:
         walk = Lockstep(original, pruned, flow, shelf, context)
         for number, site in enumerate(sites, 1):
-            progress.detail(f"layer {number} of {len(sites)}")
+            progress.count("layer", number, len(sites))
             walk.advance(site.place)
             if isinstance(site, Norm):
                 found.append(estimate(site, walk))

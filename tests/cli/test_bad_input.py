@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxopt import files, passes
+from onnxopt import files, fresh, passes
 from onnxopt import optimize as road
 from onnxopt.cli import main as program
 from onnxopt.core import Change, Context, Exactness, Pass
@@ -261,7 +261,7 @@ BAD: dict[str, tuple[Make, int, tuple[str, ...]]] = {
     "a state without an output": (words("m.onnx --state h"), 2, ("write --state name=value",)),
     "a state input that is not there": (words("m.onnx --state hh=y"), 2, ("no input 'hh'", "did you mean 'h'?")),
     "a state output that is not there": (words("m.onnx --state h=yy"), 2, ("no output 'yy'", "did you mean 'y'?")),
-    "a report of unknown form": (words("m.onnx --report r.pdf"), 2, (".json and .md",)),
+    "a report of unknown form": (words("m.onnx --report r.pdf"), 2, (".json, .md and .html",)),
     "a report in a missing folder": (words("m.onnx --report no/r.md"), 2, ("there is no folder",)),
     "a recipe saved in a missing folder": (words("m.onnx --save-recipe no/r.toml"), 2, ("there is no folder",)),
     "a recipe saved over the model": (words("m.onnx --save-recipe m.onnx"), 2, ("would be lost",)),
@@ -437,6 +437,8 @@ def strange_passes(monkeypatch: pytest.MonkeyPatch, timed: Any) -> None:
     """The passes above are known; the clock says that the result is faster."""
     monkeypatch.setattr(passes, "PASSES", (*passes.PASSES, Sleeps, Interrupts, Raises, Negates, Rounds, Loses))
     monkeypatch.setattr(road, "compare_speed", lambda *_, **__: timed(2.0, 1.0))
+    one = fresh.Fresh(*[fresh.Spread((1.0,))] * 4)
+    monkeypatch.setattr(fresh, "measure", lambda *_, **__: one)  # a report asks for memory; no process is started
 
 
 def asked(*names: str) -> list[str]:

@@ -62,10 +62,10 @@ def test_what_is_missing_is_one_sentence(model: str, run: Run, monkeypatch: pyte
 
 def test_nodes_on_the_cpu_are_noted(made: list[Any], model: str, run: Run, tmp_path: Path) -> None:
     """On a GPU that is the CPU all are."""
-    result = run("bench", model, "--provider", "cuda", "--seconds", "0.01", "--json")
+    result = run("bench", model, "--provider", "cuda", "--seconds", "0.01", "--fresh", "0", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert {one["operator"]: one["deliberate"] for one in found["fallbacks"][model]} == {
+    assert {one["operator"]: one["deliberate"] for one in found["measurements"][0]["fallbacks"]} == {
         "MatMul": False, "Celu": False, "Reshape": False, "Shape": True,
     }  # fmt: skip
     assert any("3 nodes run on the CPU (" in warning for warning in found["warnings"])

@@ -1,29 +1,32 @@
-"""The report of one optimization: a value, and its forms as JSON and Markdown."""
+"""The report of one optimization as a value. All its forms are made from what ``to_dict`` gives."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import onnx_ir as ir
 
-from onnxopt import files
 from onnxopt.benchmark import Comparison
 from onnxopt.core import Saved
 from onnxopt.download import download_bytes
-from onnxopt.errors import UsageError
 from onnxopt.gate import Drop
 from onnxopt.graph import walk, weight_bytes
 from onnxopt.pipeline import Outcome, Step, size_of
+from onnxopt.report.details import Details
+from onnxopt.report.markdown import markdown
+from onnxopt.report.origin import Origin
+from onnxopt.report.spread import spread
+from onnxopt.report.stairs import stairs
 
-VERSION = 2
-"""Of the JSON form. 1: first. 2: changes have the bytes they saved, there is a ledger of them, and download_bytes."""
-
-FORMS = (".json", ".md")
+VERSION = 3
+"""Of the JSON form. 1: first. 2: changes have the bytes they saved, there is a ledger of them, and download_bytes.
+3: kept_original, ratios, latency, memory, layers, stairs (what each step gave) and origin (how to reproduce); steps say
+what they were timed against, changes and refusals which kernel was wanted and what noise was measured; there is no
+number that JSON has not (infinite is null)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ class Report:
         notes: what the reader must know before quoting a number.
         seconds: of the whole run.
         peak_memory: bytes, of this process.
+        origin: how to reproduce it.
+        details: of layers and memory, where they were asked for.
+        kept_original: whether the result is the original, because nothing was better.
     """
 
     source: str
@@ -88,6 +94,9 @@ class Report:
     notes: tuple[str, ...]
     seconds: float
     peak_memory: int
+    origin: Origin
+    details: Details = field(default_factory=Details)
+    kept_original: bool = False
 
     @property
     def refused_by_gate(self) -> bool:
@@ -111,22 +120,47 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {
+        content = {
             "version": VERSION,
             "source": self.source,
             "output": self.output,
+            "kept_original": self.kept_original,
             "settings": dict(self.settings),
             "data": self.data,
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
+            "ratios": self._ratios(),
             "steps": [step.to_dict() for step in self.steps],
+            "stairs": stairs(self.steps, self.before.size, self.after.size, self.speed),
             "ledger": {words: asdict(saved) for words, saved in self.ledger.items()},
             "accuracy": self.drop and self.drop.to_dict(),
             "speed": self.speed and self.speed.to_dict(),
+            "latency": self.speed and spread(self.speed),
+            "memory": self.details.memory(),
+            "layers": self.details.layers and self.details.layers.to_dict(),
             "ended": self.ended,
-            "notes": list(self.notes),
+            "notes": [*self.notes, *self.details.notes],
             "seconds": round(self.seconds, 2),
             "peak_memory": self.peak_memory,
+            "origin": self.origin.to_dict(),
+        }
+        plain: dict[str, Any] = _plain(content)
+        return plain
+
+    def to_markdown(self) -> str:
+        """As Markdown."""
+        return markdown(self.to_dict())
+
+    def _ratios(self) -> dict[str, float | None]:
+        """What is left of the original, as shares; and how many times as long a run takes, with its interval."""
+        first, last, speed = self.details.before, self.details.after, self.speed
+        return {
+            "bytes": _share(self.before.size, self.after.size),
+            "download_bytes": _share(self.before.download, self.after.download),
+            "resident": _share(first.resident.median, last.resident.median) if first and last else None,
+            "time": None if speed is None else 1 / speed.ratio,
+            "time_low": None if speed is None else 1 / speed.high,
+            "time_high": None if speed is None or not speed.low else 1 / speed.low,
         }
 
     def accuracy_line(self) -> str:
@@ -152,73 +186,22 @@ class Report:
         """The size of the compressed file in one sentence."""
         return f"{_smaller(self.before.download, self.after.download)} after zstd"
 
-    def to_markdown(self) -> str:
-        """As Markdown."""
-        rows = "\n".join(
-            f"| `{step.words}` | {step.outcome.value} | {_cell(step.why)} | {step.seconds:.1f} |" for step in self.steps
-        )
-        left = [(step.words, refusal) for step in self.steps for refusal in step.refusals]
-        refusals = "\n".join(f"- `{words}` at `{r.node or 'model'}`: {r.why}" for words, r in left[:200])
-        notes = "\n".join(f"- {note}" for note in self.notes)
-        ledger = [f"| `{words}` | {saved.file:,} | {saved.session:,} |" for words, saved in self.ledger.items()]
-        saved = "\n".join(["| pass | in the file | in memory |", "|---|--:|--:|", *ledger]) if ledger else "none"
-        return f"""# onnxopt: {Path(self.source).name}
-
-| | |
-|---|---|
-| result | {self.output or "nothing written"} ({self.ended}) |
-| accuracy | {self.accuracy_line()} |
-| speed | {self.speed_line()} |
-| size | {self.size_line()} |
-| download | {self.download_line()} |
-| nodes | {self.before.nodes} -> {self.after.nodes} |
-| data | {self.data} |
-| took | {self.seconds:.1f} s, {self.peak_memory / 2**20:.0f} MiB at most |
-
-{notes}
-
-## Steps
-
-| pass | outcome | why | s |
-|---|---|---|---|
-{rows}
-
-## Bytes saved, by cause
-
-{saved}
-
-## Left alone
-
-{refusals or "nothing"}
-"""
-
-
-def check_form(path: Path) -> None:
-    """Find out before the work that a report of this kind cannot be written.
-
-    Raises:
-        UsageError: for an ending other than .json or .md.
-    """
-    if path.suffix not in FORMS:
-        raise UsageError(f"--report {path}: the ending says the form; there are {' and '.join(FORMS)}")
-
-
-def write(report: Report, path: Path) -> None:
-    """Write the report in the form that the ending of the path names.
-
-    Raises:
-        UsageError: for another ending, or where it cannot be written.
-    """
-    check_form(path)
-    in_json = path.suffix == ".json"
-    text = json.dumps(report.to_dict(), indent=2, default=str) + "\n" if in_json else report.to_markdown()
-    files.write_text(path, text)
-
 
 def _smaller(before: int, after: int) -> str:
     ratio = before / after if after else float("inf")
     return f"{before:,} -> {after:,} bytes ({ratio:.2f}x smaller)"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _share(before: float, after: float) -> float | None:
+    return after / before if before else None
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has: no tuples, nothing infinite, and words for all else."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
