@@ -95,12 +95,12 @@ def _options(words: dict[str, Any], gates: Gates) -> Options:
     from onnxopt.speed import Options
 
     providers = _providers(words["providers"])
-    base = "cuda" if "cuda" in providers else PROVIDERS[0]  # what is for a GPU is left out where it runs on the CPU
+    of_gpu = {word: words[word] for word in GPU_WORDS}
     return Options(
         words["data"],
         words["preprocess"],
         pairs(words["state"], "--state"),
-        target(base, 1, (), words["ranges"], **{word: words[word] for word in GPU_WORDS}),
+        target("cuda" if "cuda" in providers else "cpu", 1, (), words["ranges"], **of_gpu),
         words["seconds"],
         providers=providers,
         threads=_numbers(words["threads"], "--threads"),

@@ -20,9 +20,9 @@ QUIET = "onnxopt.quiet"
 F = TypeVar("F", bound=Callable[..., Any])
 
 SHAPE = "Shape of a dynamic input, or the size of a dimension: sequence=64."
-RANGE = "Of the numbers of a random input, both ends included."
-PROVIDER_OPTION = "Of ONNX Runtime's CUDA provider: use_tf32=0, prefer_nhwc=1, cudnn_conv_algo_search=HEURISTIC, ..."
+OF_PROVIDER = "Of ONNX Runtime's CUDA provider: use_tf32=0, prefer_nhwc=1, cudnn_conv_algo_search=HEURISTIC, ..."
 GPU_WORDS = ("provider_options", "device_id", "cuda_graph", "require_gpu")
+RANGE = "Of the numbers of a random input, both ends included."
 MODEL = click.Path(path_type=Path)
 
 
@@ -43,21 +43,19 @@ def _quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def gpu_options(function: F) -> F:
-    """What is for the GPU alone, by the names in GPU_WORDS."""
+    """``--provider-option``, ``--device-id``, ``--cuda-graph``, ``--require-gpu`` (``GPU_WORDS``)."""
     for option in (
-        click.option("--require-gpu", is_flag=True, help="Refuse a model of which nodes run on the CPU all the same."),
-        click.option("--cuda-graph", is_flag=True, help="Time replays of a CUDA graph (fixed shapes, all on the GPU)."),
+        click.option("--provider-option", "provider_options", multiple=True, metavar="NAME=VALUE", help=OF_PROVIDER),
         click.option("--device-id", type=click.IntRange(0), default=0, help="Which GPU.  [default: 0]"),
-        click.option(
-            "--provider-option", "provider_options", multiple=True, metavar="NAME=VALUE", help=PROVIDER_OPTION
-        ),
+        click.option("--cuda-graph", is_flag=True, help="Time replays of a CUDA graph (fixed shapes, all on the GPU)."),
+        click.option("--require-gpu", is_flag=True, help="Refuse a model of which nodes run on the CPU all the same."),
     ):
         function = option(function)
     return function
 
 
 def target_options(function: F) -> F:
-    """``--provider``, ``--threads``, ``--shape``, ``--input-range`` and those of ``gpu_options`` become ``target``."""
+    """``--provider``, ``--threads``, ``--shape``, ``--input-range`` and what is for the GPU alone: one ``target``."""
 
     @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
     @gpu_options
@@ -88,15 +86,21 @@ def data_options(function: F) -> F:
 
 
 def target(
-    provider: str, threads: int, shapes: Iterable[str], ranges: Iterable[str] = (), *,
-    provider_options: Iterable[str] = (), **of_gpu: Any,
-) -> Target:  # fmt: skip
-    """The Target of ``--provider``, ``--threads``, ``--shape``, ``--input-range``, and what is for the GPU alone."""
+    provider: str,
+    threads: int,
+    shapes: Iterable[str],
+    ranges: Iterable[str] = (),
+    *,
+    provider_options: Iterable[str] = (),
+    **of_gpu: Any,
+) -> Target:
+    """The Target of ``--provider``, ``--threads``, ``--shape``, ``--input-range``, and of what is for the GPU alone."""
     from onnxopt.provider_options import read
     from onnxopt.target import Target
 
-    sizes, limits = dict(shape_of(words) for words in shapes), dict(range_of(words) for words in ranges)
-    return Target(provider, threads, sizes, ranges=limits, provider_options=read(provider_options), **of_gpu)
+    sizes, numbers = dict(shape_of(words) for words in shapes), dict(range_of(words) for words in ranges)
+    options = read(provider_options)
+    return Target(provider, threads, sizes, ranges=numbers, provider_options=options, **of_gpu)
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:

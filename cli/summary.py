@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LINES = 25
 STEPS, WORDS, WHY = 9, 30, 36
 """Steps that are shown, and characters of what they are and of why."""
+OTHERS = 3
+"""Lines for the passes that are only named."""
 WIDTH = 80
 NAME = 10
 """Columns of the names of facts."""
@@ -35,12 +37,12 @@ def print_summary(result: Report, *, verbose: bool) -> None:
     if verbose:
         out.print(_everything(result.steps))
     else:
-        room = LINES - len(head) - len(facts) - 4
+        room = LINES - len(head) - len(facts) - OTHERS - 2
         shown, others = _worth_showing(result.steps, min(STEPS, max(3, room)))
         if shown:
             out.print(_steps(shown, cut=out.is_terminal))
-        if others:
-            out.print(f"[dim]{others}[/]")
+        for line in textwrap.wrap(others, WIDTH, max_lines=OTHERS, placeholder=" ... (-v shows all)"):
+            out.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
     out.print()
     for line in facts:
         out.print(line, soft_wrap=True)
@@ -78,13 +80,11 @@ def _worth_showing(steps: Sequence[Step], room: int) -> tuple[list[Step], str]:
     kept = [step for step in rest if step.kept or step.outcome in (Outcome.UNDONE, Outcome.FAILED)]
     chosen = [*kept, *(step for step in reversed(rest) if step not in kept)][:room]
     shown = [step for step in rest if step in chosen]
-    counts = {
-        "exact kept": len(exact),
-        "had nothing to do": len(idle),
-        "more were refused": len(rest) - len(shown),
-    }
+    counts = {"more were refused": len(rest) - len(shown), "had nothing to do": len(idle)}
     words = [f"{count} {what}" for what, count in counts.items() if count]
-    return shown, f"passes: {', '.join(words)} (-v shows them)" if words else ""
+    kept_names = dict.fromkeys(step.words for step in exact)
+    words = [f"exact and kept: {', '.join(kept_names)}"] * bool(exact) + words
+    return shown, f"{'; '.join(words)} (-v shows all)" if words else ""
 
 
 def _steps(steps: Sequence[Step], *, cut: bool) -> Table:

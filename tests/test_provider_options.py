@@ -44,7 +44,10 @@ def test_a_target_has_them() -> None:
     found = target(
         "cuda", 2, ["x=1x3"], provider_options=["use_tf32=0"], device_id=1, cuda_graph=True, require_gpu=True
     )
-    assert found == Target("cuda", 2, {"x": (1, 3)}, None, {"use_tf32": "0"}, 1, True, True)
+    options = {"use_tf32": "0"}
+    assert found == Target(
+        "cuda", 2, {"x": (1, 3)}, provider_options=options, device_id=1, cuda_graph=True, require_gpu=True
+    )
     assert (found.on_gpu, found.is_here, Target().on_gpu) == (True, False, False)
 
 

@@ -86,8 +86,8 @@ def _group(cases: Sequence[_Case], options: Options) -> list[Measurement]:
     else:
         sources = [_timed(first, None, options)]
         latencies = [(_in_turn(sources[0]), None)]
-    off_gpu = [fallbacks(case.path, case.setting.target) for case in cases]
     streams = _streams(cases, options, [timing.median for timing, _ in latencies])
+    off_gpu = [fallbacks(case.path, case.setting.target) for case in cases]
     return [
         Measurement(
             model=str(case.path),
@@ -100,7 +100,10 @@ def _group(cases: Sequence[_Case], options: Options) -> list[Measurement]:
             streams=through,
             fresh=_fresh(case, options),
             environment=source.environment,
-            warnings=(*(() if case is first and others else (*source.warnings, *_warnings(through))), *told(there)),
+            warnings=(
+                *(() if case is first and others else (*source.warnings, *_warnings(through))),
+                *(f"{case.path}: {said}" if len(cases) == 2 else said for said in told(there)),  # more are named later
+            ),
             fallbacks=there,
         )
         for case, (timing, pair), source, through, there in zip(
