@@ -65,7 +65,7 @@ def command(
         data, preprocess, next(iter(metrics), None), limits, rtol, pairs(state, "--state"), target, seed,
         metrics[1:], min_sqnr, layers, bisect,
     )  # fmt: skip
-    with working("comparing"):
+    with working("comparing", silent=as_json):
         result = validate(reference, model, options)
     for path in saved:
         forms.write(result, path)
