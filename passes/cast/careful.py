@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxopt.graph import array, given, scalar
+from onnxopt.graph import array, given, label, scalar
 from onnxopt.passes.cast.half import Half
 from onnxopt.passes.cast.kinds import Kinds
 from onnxopt.passes.cast.network import Network
@@ -25,29 +26,49 @@ CAREFUL = {
     "ReduceL2": "it squares numbers",
     "ReduceSumSquare": "it squares numbers",
 }
+TAMES = frozenset(
+    ("ArgMax", "ArgMin", "BatchNormalization", "Clip", "Equal", "Erf", "Greater", "GreaterOrEqual", "HardSigmoid")
+) | {"InstanceNormalization", "LayerNormalization", "Less", "LessOrEqual", "Log", "LogSoftmax", "RMSNormalization"}
+TAMES |= {"ReduceLogSumExp", "Sigmoid", "SimplifiedLayerNormalization", "Softmax", "Softsign", "Sqrt", "Tanh", "TopK"}
+"""Operators whose results are of ordinary size, however large is what they read."""
 LONG = 2048
 """Numbers of ordinary size that may be added up."""
 
 
-def careful(net: Network, known: Kinds, half: Half, looked_at: set[ir.Node]) -> dict[ir.Node, str]:
-    """The nodes that stay, each with the reason.
+def careful(net: Network, known: Kinds, half: Half, looked_at: set[ir.Node], large: set[ir.Node]) -> dict[ir.Node, str]:
+    """The nodes that stay, each with the reason, and those that read what they give, up to one that makes it small.
 
     Args:
         net: the model.
         known: type and shape of every value.
         half: the format; bfloat16 does not overflow.
         looked_at: nodes whose numbers are known.
+        large: nodes that compute with constants beyond the format.
     """
     found: dict[ir.Node, str] = {}
+    untamed: dict[ir.Value, str] = {}
     for node in net.flexible if half.overflows else ():
-        if domain_of(node):
+        why = None if domain_of(node) else ALWAYS.get(node.op_type)
+        if node in looked_at:
+            found |= {} if why is None else {node: why}
             continue
-        why = ALWAYS.get(node.op_type)
-        if why is None and node not in looked_at:
+        if why is None and not domain_of(node):
             why = CAREFUL.get(node.op_type) or _power(node) or _long(node, known)
+        read = [value for value in node.inputs if value in untamed]
+        if why is None and read:
+            why = f"it reads {read[0].name!r}, and {untamed[read[0]]}"
         if why is not None:
             found[node] = why
+        if (why is not None or node in large) and not _tames(node, untamed):
+            untamed |= dict.fromkeys(node.outputs, f"what {label(node)!r} gives may be too large")
     return found
+
+
+def _tames(node: ir.Node, untamed: Mapping[ir.Value, str]) -> bool:
+    """Whether a result is of ordinary size: also of a quotient of two large numbers."""
+    if domain_of(node) or node.op_type in TAMES:
+        return True
+    return node.op_type == "Div" and all(value in untamed for value in node.inputs)
 
 
 def _power(node: ir.Node) -> str | None:

@@ -18,15 +18,15 @@ class Half:
         name: as users and ONNX write it.
         dtype: of tensors.
         largest: the largest finite number.
-        smallest: the smallest number of full precision.
-        unit: largest relative error of rounding a number between the two.
+        step: the smallest number, and the distance of small ones.
+        unit: largest relative error of rounding, but for small numbers.
         opset: the first in which operators take it.
     """
 
     name: str
     dtype: ir.DataType
     largest: float
-    smallest: float
+    step: float
     unit: float
     opset: int
 
@@ -47,8 +47,8 @@ class Half:
         return f"{self.name} needs opset {self.opset}, and the model has {opset(model)}; upgrade-opset first"
 
 
-FLOAT16 = Half("float16", ir.DataType.FLOAT16, 65504.0, 2.0**-14, 2.0**-11, 7)
-BFLOAT16 = Half("bfloat16", ir.DataType.BFLOAT16, 2.0**127 * (2 - 2.0**-7), 2.0**-126, 2.0**-8, 13)
+FLOAT16 = Half("float16", ir.DataType.FLOAT16, 65504.0, 2.0**-24, 2.0**-11, 7)
+BFLOAT16 = Half("bfloat16", ir.DataType.BFLOAT16, 2.0**127 * (2 - 2.0**-7), 2.0**-133, 2.0**-8, 13)
 HALVES = {half.name: half for half in (FLOAT16, BFLOAT16)}
 
 

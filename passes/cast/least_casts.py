@@ -36,6 +36,8 @@ LAYERS = (
 )
 KEPT = START / 100
 """What a Cast that there is costs less than a new one: where it makes no difference, it stays."""
+TIMES = 8
+"""How often the body of a Loop or Scan counts as run."""
 UNKNOWN = 16
 """What an unknown dimension counts as."""
 FLOAT_PLACE = 0
@@ -60,7 +62,7 @@ def least_casts(net: Network, stays: Iterable[ir.Node], known: Kinds, half: Half
             in_float.append(0.0 if node is net.signature else _wider(net, node, known, half))
     meet: dict[tuple[int, int], float] = defaultdict(float)
     for value, home in net.made.items():
-        cost = START + CAST * _size(value, known)
+        cost = (START + CAST * _size(value, known)) * (TIMES if value.graph in net.repeated else 1)
         place = places.get(home, FLOAT_PLACE)
         if value in net.casts and place != FLOAT_PLACE:
             in_float[place] += cost
@@ -92,9 +94,11 @@ def _wider(net: Network, node: ir.Node, known: Kinds, half: Half) -> float:
     values = [*float_inputs(net, node, known), *float_outputs(net, node, known)]
     spent = float(WIDER * sum(_size(value, known) for value in values))
     if node.op_type == "Cast" and known.dtype(given(node, 0)) is half.dtype:
-        return START + CAST * _size(node.outputs[0], known) - KEPT
-    macs = count(node, lambda value: known.dims(value, UNKNOWN)) or 0
-    return max(spent + MAC * macs, LAYER) if node.op_type in LAYERS else spent
+        spent = START + CAST * _size(node.outputs[0], known) - KEPT
+    elif node.op_type in LAYERS:
+        macs = count(node, lambda value: known.dims(value, UNKNOWN)) or 0
+        spent = max(spent + MAC * macs, LAYER)
+    return spent * (TIMES if node.graph in net.repeated else 1)
 
 
 def _size(value: ir.Value, known: Kinds) -> int:

@@ -17,7 +17,8 @@ from onnxopt.passes.cast.kinds import FLOAT, Kinds, is_float, is_odd
 from onnxopt.passes.cast.slots import ALL_FIXED, FREE_INPUT, Slot, Slots, domain_of, slots
 from onnxopt.sparse import SparseTensor
 
-CONTROL = ("If", "Loop", "Scan")
+LOOPS = ("Loop", "Scan")
+CONTROL = ("If", *LOOPS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ class Network:
         constants: the same of constants.
         casts: value to a Cast that there is already, and gives it in 16 bits.
         signature: stands for the caller where inputs and outputs may change their type, all together; no real node.
+        repeated: bodies that run many times.
     """
 
     flexible: dict[ir.Node, Slots] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Network:
     constants: dict[ir.Value, list[Read]] = field(default_factory=dict)
     casts: dict[ir.Value, ir.Node] = field(default_factory=dict)
     signature: ir.Node | None = None
+    repeated: set[ir.Graph] = field(default_factory=set)
 
 
 def network(model: ir.Model, known: Kinds, half: Half, *, keep_io: bool) -> Network:
@@ -67,6 +70,8 @@ def network(model: ir.Model, known: Kinds, half: Half, *, keep_io: bool) -> Netw
         net.signature = ir.Node("", "signature", [], num_outputs=0)
     for node in walk(model):
         _enter(net, node, known, version, half)
+        if node.op_type in LOOPS or node.graph in net.repeated:
+            net.repeated.update(subgraphs(node))
     for graph in model.graphs():
         holder = owner.get(graph)
         _add_graph(net, graph, holder if holder in net.flexible else None if holder else net.signature, known)
@@ -126,8 +131,15 @@ def _enter(net: Network, node: ir.Node, known: Kinds, version: int, half: Half) 
         net.fixed[node] = "its attribute output_dtype says float32"
     elif node.op_type == "Cast" and is_float(node.inputs[0], known) and not _casts_elsewhere(node):
         net.flexible[node] = Slots((Slot.FOLLOWS,), (Slot.FOLLOWS,))
-    elif Slot.FOLLOWS in (*found.inputs, *found.outputs) and not _casts_elsewhere(node):
+    elif _may_change(node, found, known) and not _casts_elsewhere(node):
         net.flexible[node] = found
+
+
+def _may_change(node: ir.Node, found: Slots, known: Kinds) -> bool:
+    """Whether a node reads or gives float32 numbers in the type that it computes in."""
+    inputs = (is_float(v, known) and found.input(i) is Slot.FOLLOWS for i, v in enumerate(node.inputs))
+    outputs = (is_float(v, known) and found.output(i) is Slot.FOLLOWS for i, v in enumerate(node.outputs))
+    return any(inputs) or any(outputs)
 
 
 def _casts_elsewhere(node: ir.Node) -> bool:

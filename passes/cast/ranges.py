@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxopt.calibrate.rounding import Magnitude
 from onnxopt.graph import given, label
 from onnxopt.passes.cast.constants import COARSE, DIVISORS, KEEPS_SMALL
+from onnxopt.passes.cast.exact import MOVES
 from onnxopt.passes.cast.half import Half
 from onnxopt.passes.cast.kinds import Kinds
 from onnxopt.passes.cast.masks import Masks
@@ -23,7 +24,7 @@ EXPONENTS = {"Exp": 0.02, "LogSoftmax": 0.02, "Softmax": 0.02}
 """Operators with exponents of what they read, and the error of it that is allowed (2 % of the result)."""
 DIFFERENCES = ("Add", "Sub", "Sum")
 DIVISOR_SOURCES = frozenset({*KEEPS_SMALL, "Abs", "Add", "Mul", "ReduceMean", "ReduceSum", "Clip"})
-"""Operators that a divisor is computed with."""
+"""Operators that a divisor is computed with; of a small one, what it is computed from must be exact, too."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,35 @@ def _exact(node: ir.Node, seen: Seen) -> Iterator[tuple[ir.Value, str]]:
         one = seen.of(value)
         if one is None or value is None:
             continue
-        error = one.lost**0.5 if one.lost >= 0 else 0.0
+        error = _error(one)
         if node.op_type in DIFFERENCES and result is not None and error > COARSE * result.root > 0:
-            yield value, f"of {one.root:.2g} only {result.root:.2g} is left by {node.op_type}"
+            for term in _terms(value, COARSE * result.root, seen):
+                yield term, f"of {one.root:.2g} only {result.root:.2g} is left by {node.op_type}"
         elif error > EXPONENTS.get(node.op_type, float("inf")):
             yield value, f"{node.op_type} of {value.name!r} up to {one.peak:.3g} is off by {error:.1%}"
         elif index in DIVISORS.get(node.op_type, ()):
             for small in _divisors(value, seen):
                 least = seen.magnitudes[small.name or ""].least
                 yield small, f"the divisor {small.name!r} goes down to {least:.1e}"
+
+
+def _error(one: Magnitude) -> float:
+    """The root mean square of what rounding takes; 0 where it is not known."""
+    return one.lost**0.5 if one.lost >= 0 else 0.0
+
+
+def _terms(value: ir.Value, allowed: float, seen: Seen) -> Iterator[ir.Value]:
+    """A value that must be so exact, and those that it is the sum of, as far as rounding them takes more."""
+    waiting, met = [value], set()
+    while waiting:
+        value = waiting.pop()
+        one, node = seen.of(value), value.producer()
+        if one is None or value in met or _error(one) <= allowed:
+            continue
+        met.add(value)
+        yield value
+        if node is not None and not domain_of(node) and node.op_type in (*DIFFERENCES, *MOVES):
+            waiting += [source for source in node.inputs if source is not None]
 
 
 def _divisors(value: ir.Value, seen: Seen) -> Iterator[ir.Value]:
@@ -132,7 +153,9 @@ def _divisors(value: ir.Value, seen: Seen) -> Iterator[ir.Value]:
         if one is None or value in met:
             continue
         met.add(value)
-        if 0 < one.least < seen.half.smallest:
+        small = 0 < one.least < seen.half.step / (2 * COARSE)
+        if small:
             yield value
-        if node is not None and node.op_type in DIVISOR_SOURCES and not domain_of(node):
+        passes_on = DIVISOR_SOURCES if small else KEEPS_SMALL
+        if node is not None and node.op_type in passes_on and not domain_of(node):
             waiting += [source for source in node.inputs if source is not None]

@@ -51,10 +51,11 @@ def staying(
             reasons.setdefault(node, why)
     seen = _looked_at(model, net, known, half, context, hidden)
     looked_at = {node for node in net.flexible if _is_known(net, node, known, seen, hidden)}
+    large = {node for node in net.flexible if _is_large(net, node, fitting, hidden)}
     for found in (
         unfit(net, fitting, hidden, half, seen),
         out_of_range(net, known, Seen(seen, hidden, half, headroom)),
-        careful(net, known, half, looked_at),
+        careful(net, known, half, looked_at, large),
     ):
         for node, why in found.items():
             reasons.setdefault(node, why)
@@ -99,7 +100,8 @@ def _looked_at(
         return {}
     main = {*model.graph.inputs, *(value for node in model.graph for value in node.outputs)}
     values = {v for n in net.flexible for v in (*float_inputs(net, n, known), *float_outputs(net, n, known))}
-    names = {value.name for value in values & main if value.name and value not in hidden.values}
+    looked_at = (values & main) - hidden.values - net.constants.keys()
+    names = {value.name for value in looked_at if value.name}
     return magnitudes(model, context.calibration, names, context.target, half.dtype)
 
 
@@ -107,3 +109,9 @@ def _is_known(net: Network, node: ir.Node, known: Kinds, seen: Mapping[str, Magn
     """Whether samples show what a node reads and gives."""
     values = [*float_inputs(net, node, known), *float_outputs(net, node, known)]
     return all(v.name in seen or v in net.constants or v in hidden.values for v in values)
+
+
+def _is_large(net: Network, node: ir.Node, fitting: Mapping[ir.Value, Fit], hidden: Masks) -> bool:
+    """Whether a node computes with a constant beyond the format, masks left out."""
+    found = (fitting.get(value) for value in (*node.inputs, *node.outputs) if value and value not in hidden.sources)
+    return any(fit is not None and fit.capped for fit in found)

@@ -12,7 +12,7 @@ from onnxopt.graph import bypass, constant, drop_constant, given, label, nodes, 
 from onnxopt.passes.cast.half import Half, rounded
 from onnxopt.passes.cast.kinds import FLOAT, Kinds
 from onnxopt.passes.cast.masks import filling
-from onnxopt.passes.cast.network import Network, Read, float_outputs
+from onnxopt.passes.cast.network import Network, Read
 from onnxopt.passes.cast.slots import domain_of
 
 
@@ -66,7 +66,7 @@ class Writer:
             elif not domain_of(node) and node.op_type == "ConstantOfShape":
                 numbers = rounded(filling(node), self.half).numbers
                 node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(numbers, dtype=self.half.dtype))
-            if float_outputs(self.net, node, self.known) and node.op_type != "Cast":
+            if node.op_type != "Cast":
                 self.changes.append(Change(label(node), f"{node.op_type} computes in {self.half.name}"))
         for node in nodes(self.model, "RandomNormalLike", "RandomUniformLike"):
             source = given(node, 0)
@@ -101,6 +101,8 @@ class Writer:
         """A computed value has the type of its node; who wants the other one reads a Cast."""
         here = home in self.chosen
         if here:
+            if value.is_graph_input() and value.graph is self.model.graph:
+                self.changes.append(Change(value.name or "", f"input in {self.half.name}"))
             value.type = ir.TensorType(self.half.dtype)
             if value.is_initializer() and value.const_value is not None:  # the default of an input
                 numbers = rounded(value.const_value.numpy(), self.half).numbers
@@ -130,7 +132,9 @@ class Writer:
     def _settle(self, cast: ir.Node) -> None:
         """Remove a Cast that gives what it reads."""
         source = given(cast, 0)
-        if source is None or source.dtype is not self.half.dtype or _kind(cast) != self.half.name:
+        if source is None or _kind(cast) != self.half.name:
+            return
+        if (source.dtype or self.known.dtype(source)) is not self.half.dtype:
             return
         name = label(cast)
         if bypass(cast, source):
