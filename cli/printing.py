@@ -61,17 +61,6 @@ def working(what: str, *, silent: bool = False) -> Iterator[Console]:
         yield out
 
 
-@contextlib.contextmanager
-def listening(what: str) -> Iterator[None]:
-    """The same, and the stages that the library tells of."""
-    from rich.markup import escape
-
-    from onnxopt import progress
-
-    with working(what) as status, progress.heard(lambda words: status.update(escape(words))):
-        yield
-
-
 def echo_json(content: Any) -> None:
     """Print JSON as we write it everywhere."""
     click.echo(json.dumps(content, indent=2, default=str))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxopt.cli.common import MODEL, output_options, pairs, target_options
-from onnxopt.cli.printing import echo_json, listening
+from onnxopt.cli.printing import echo_json, working
 from onnxopt.errors import GateRefused, UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def command(
         data, preprocess, next(iter(metrics), None), limits, rtol, pairs(state, "--state"), target, seed,
         metrics[1:], min_sqnr, layers, bisect,
     )  # fmt: skip
-    with listening("comparing"):
+    with working("comparing", silent=as_json):
         result = validate(reference, model, options)
     for path in saved:
         forms.write(result, path)

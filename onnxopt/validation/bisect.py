@@ -79,6 +79,7 @@ class _Court:
     trials: Sequence[Trial]
     problems: Sequence[Problem]
     odd: list[str] = field(default_factory=list)
+    runs: int = 0
 
     def fails(self, changes: frozenset[Unit], *, clearly: bool = False) -> bool:
         """Whether the reference with these changes fails as the new model does.
@@ -88,6 +89,8 @@ class _Court:
             clearly: a drop of the accuracy counts only if it is no chance.
         """
         chosen = {value for unit in changes for value in unit.values}
+        self.runs += 1
+        progress.stage(f"bisecting, mixed model {self.runs}, {len(changes)} changes")
         try:
             return self._fails(self.judge.load(compose(self.pair, chosen)), clearly)
         except (ModelError, ValueError) as error:

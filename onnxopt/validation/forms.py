@@ -12,6 +12,7 @@ from onnxopt.gate import Drop
 from onnxopt.metrics.fidelity import SQNR_CAP
 from onnxopt.validation.bisect import Bisection
 from onnxopt.validation.layers import Layer, Layers
+from onnxopt.validation.pair import QUANTIZED
 from onnxopt.validation.result import Validation
 from onnxopt.validation.sizes import Tried
 
@@ -90,7 +91,7 @@ def layer_cells(row: Layer) -> list[str]:
     first = row.sqnr is not None and row.grows is not None and row.sqnr + row.grows >= SQNR_CAP > row.sqnr
     numbers.append("first" if first else "" if row.grows is None else f"{row.grows:.1f}")
     odd = "another shape" if row.clash else f"{row.appeared} NaN or inf" if row.appeared else ""
-    return [row.value, row.op, *numbers, odd or ("<- worst" if row.worst else "")]
+    return [row.value.removesuffix(QUANTIZED), row.op, *numbers, odd or ("<- worst" if row.worst else "")]
 
 
 LAYER_HEADINGS = ("value", "operator", "dB", "own dB", "grows", "")

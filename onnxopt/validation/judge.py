@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt import progress
 from onnxopt.data import Batch
 from onnxopt.gate import Drop, Limits, judged_drop
 from onnxopt.metrics import Metric
@@ -107,8 +108,10 @@ class Judge:
         tallies = {name: Tally(name) for name in names}
         before: list[list[Array]] = [[] for _ in self.metrics]
         after: list[list[Array]] = [[] for _ in self.metrics]
-        runs = zip(self.samples.run(session), self._reference(), strict=True)
+        runs, done = zip(self.samples.run(session), self._reference(), strict=True), 0
         for (batch, got), expected in runs:
+            done += batch.size
+            progress.count("sample", done, len(self.samples))
             for name, tally in tallies.items():
                 tally.add(expected[name], got[name])
             for metric, old, new in zip(self.metrics, before, after, strict=True):

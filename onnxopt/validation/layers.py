@@ -146,7 +146,7 @@ def measure(pair: Pair, samples: Samples, target: Target, names: Collection[str]
     total = sum(sizes[match.old] for match in floats)
     batch = 1 if samples.state else max(1, min(8, GROUP_BYTES // max(1, 3 * total)))
     for group in _groups(floats, sizes, 3 * batch):
-        progress.detail(f"{len(found)} of {len(floats)} values")
+        progress.count("value", len(found), len(floats))
         found |= _measured(pair, group, samples, target, batch)
     return found
 
