@@ -13,6 +13,7 @@ from onnxopt.benchmark import measured_in
 from onnxopt.ci import judge
 from onnxopt.ci.config import Entry
 from onnxopt.ci.results import Accuracy, Median, Speed
+from onnxopt.ci.written import make_folder
 from onnxopt.gate import Limits
 from onnxopt.metrics import find_metric
 from onnxopt.optimize import Options, optimize
@@ -45,7 +46,7 @@ def optimized(entry: Entry) -> Optimized:
         OnnxoptError: as ``optimize`` does.
         KeyboardInterrupt: where it was interrupted; what it wrote is the best model so far.
     """
-    entry.output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(entry.output.absolute().parent)
     files.check_apart(entry.output, filter(None, (entry.path, entry.baseline, entry.reference)))
     report = optimize(entry.path, entry.output, _optimize_options(entry))
     if report.ended == "interrupted":

@@ -28,7 +28,7 @@ def prepare(places: Mapping[str, Path]) -> None:
         UsageError: where one cannot.
     """
     for path in places.values():
-        _make_folder(path.absolute().parent)
+        make_folder(path.absolute().parent)
         files.check_writable(path, source=None, force=True)
 
 
@@ -42,7 +42,12 @@ def write(result: Result, places: Mapping[str, Path]) -> None:
         files.write_text(path, FORMS[form](result))
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it.
+
+    Raises:
+        UsageError: where it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -68,7 +68,28 @@ def test_a_damaged_weight(asked, conv_net: ir.Model, tmp_path: Path) -> None:
     files.save(conv_net, tmp_path / "damaged.onnx")
     result = run(asked("baseline = 'damaged.onnx'"))
     assert result.exit_code == 4
-    assert "output 'y' is off by" in result.outcomes[0].findings[0].sentence
+    sentences = [finding.sentence for finding in result.outcomes[0].findings]
+    assert "output 'y' is off by" in sentences[0]
+    assert "weights 'w2' differ" in sentences[-1]
+    assert len(result.outcomes[0].accuracy.layers) == 1
+
+
+def test_a_signal_to_noise_ratio_that_is_asked_for(asked, conv_net: ir.Model, tmp_path: Path) -> None:
+    """A weight that is a thousandth off: enough for 40 dB, not for 100."""
+    weight = conv_net.graph.initializers["w1"]
+    weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.001), name="w1")
+    files.save(conv_net, tmp_path / "off.onnx")
+    assert run(asked("baseline = 'off.onnx'\nmin_sqnr = 40")).exit_code == 0
+    result = run(asked("baseline = 'off.onnx'\nmin_sqnr = 100"))
+    assert result.exit_code == 4
+    assert "dB" in result.outcomes[0].findings[0].sentence
+
+
+def test_an_output_that_has_no_place(asked, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    result = run(asked("optimize = true"))
+    assert result.exit_code == 2
+    assert "cannot be made" in result.outcomes[0].findings[0].sentence
 
 
 def test_a_first_run_stores_what_the_next_compares_with(asked, labelled: Path, tmp_path: Path) -> None:
