@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,7 @@ from onnxopt.runtime import onnxruntime
 from onnxopt.transformer_script import Request
 
 SCRIPT = Path(__file__).with_name("transformer_script.py")
-NEEDS = {"sympy": "pip install sympy", "torch": "pip install torch", "coloredlogs": "pip install coloredlogs"}
-"""What some versions of onnxruntime.transformers import and do not bring along."""
+MISSING = re.compile(r"No module named '(\w+)'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,6 @@ def _loaded(path: Path) -> ir.Model | str:
 
 
 def _refused(why: str) -> str:
-    """The reason, with advice where a module is missing."""
-    advice = next((install for name, install in NEEDS.items() if f"No module named '{name}'" in why), None)
-    return f"{why[:300]}; {advice}" if advice else why[:300]
+    """The reason, with advice where a module is missing that onnxruntime.transformers does not bring along."""
+    missing = MISSING.search(why)
+    return f"{why[:300]}; pip install {missing[1]}" if missing else why[:300]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,10 +11,10 @@ import onnx_ir as ir
 
 from onnxopt.core import Change, Context, Exactness, Pass, Refusal, option
 from onnxopt.errors import ModelError
-from onnxopt.graph import adopt, census, changes_since, inferred, initializers, label, nodes, opset, walk
+from onnxopt.graph import adopt, census, inferred, initializers, label, nodes, opset, walk
 from onnxopt.opsets import raise_opset
 from onnxopt.passes.fuse.transformer.attention import Attention, attentions
-from onnxopt.passes.fuse.transformer.candidates import ATTENTIONS, Candidate, candidates
+from onnxopt.passes.fuse.transformer.candidates import ATTENTIONS, FUSED, Candidate, candidates
 from onnxopt.passes.fuse.transformer.kinds import KINDS, likely, structure
 from onnxopt.passes.fuse.transformer.sizes import Sizes
 from onnxopt.passes.fuse.transformer.trial import Trial, prepare
@@ -83,12 +84,12 @@ class FuseTransformer(Pass):
         try:
             best, refuted = _best(start, wish, self.seconds, context)
         except ModelError as error:
-            return [Refusal("model", str(error))]
-        if best is None or _operators(best.model) == _operators(model):
+            return [Refusal("model", str(error)), *odd]
+        if best is None or not _fused(best.model) - _fused(model):
             return [*refuted, *missing, *odd]
-        changes = changes_since(census(model), best.model)
+        changes = _changes(model, best)
         adopt(model, best.model)
-        return [Change("model", best.words), *changes, *refuted, *missing, *best.odd]
+        return [*changes, *refuted, *missing, *best.odd]
 
     def _wish(self, model: ir.Model, found: Sequence[Attention], context: Context) -> Wish:
         """What to ask the libraries for."""
@@ -151,5 +152,13 @@ def _best(start: ir.Model, wish: Wish, seconds: float, context: Context) -> tupl
     return None, refuted
 
 
-def _operators(model: ir.Model) -> list[str]:
-    return sorted(f"{node.domain}.{node.op_type}" for node in walk(model))
+def _changes(model: ir.Model, best: Candidate) -> list[Change]:
+    """What was fused; not each of the nodes that went with it."""
+    before, after = census(model), census(best.model)
+    new = [Change(name, f"{op} in its place") for name, op in after.items() if op in FUSED and before.get(name) != op]
+    return [Change("model", f"{len(before)} nodes became {len(after)}, {best.words}"), *new]
+
+
+def _fused(model: ir.Model) -> Counter[str]:
+    """How many there are of each fused operator."""
+    return Counter(node.op_type for node in walk(model) if node.op_type in FUSED)

@@ -16,6 +16,7 @@ HEADS_OUT = (0, 2, 1, 3)
 TURNED = (0, 1, 3, 2)
 TURNED_HEADS_OUT = (0, 2, 3, 1)
 """Of [batch, sequence, heads, size], to [batch, heads, size, sequence]."""
+SIMPLIFY = "where sizes are computed, --pass simplify before may make them known"
 FORBIDS = -1e30
 """A score below this swallows whatever is added to it: taken in its place, or added, it gives the same."""
 
@@ -91,10 +92,10 @@ def _read(softmax: ir.Node, product: ir.Node, sizes: Sizes, *, oldest_axis: bool
     assert key is not None
     places = [(query, 1), (key, 2 if inside else 1), (value, 1), (query, 3), (key, 3), (value, 3)]
     if any(sizes.rank(one) != 4 for one in (query, key, value)):
-        return "its query, key and value have not the four dimensions batch, heads, sequence, size"
+        return f"its query, key and value are not known to have batch, heads, sequence and size: {SIMPLIFY}"
     heads, of_key, of_value, size, key_size, value_size = (sizes.number(one, axis) for one, axis in places)
     if heads is None or size is None or value_size is None:
-        return "its number of heads is not known: run simplify or fold-constants before"
+        return f"its number of heads is not known: {SIMPLIFY}"
     if not (heads == of_key == of_value and size == key_size):
         return f"its {heads} heads of size {size} have other keys ({of_key} of {key_size}) or values ({of_value})"
     total = scale * factor * other * third
