@@ -68,7 +68,9 @@ def _by_onnxruntime(kind: str, request: Request) -> onnx.ModelProto:
     from onnxruntime.transformers.optimizer import MODEL_TYPES
 
     if kind not in MODEL_TYPES:
-        raise ValueError(f"this version of onnxruntime.transformers does not know it; it knows {', '.join(MODEL_TYPES)}")
+        raise ValueError(
+            f"this version of onnxruntime.transformers does not know it; it knows {', '.join(MODEL_TYPES)}"
+        )
     model = onnx.load(request.source)
     if request.contrib:
         _name_tanh(model)
