@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := onnxopt passes cli models tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 bench-prune bench-size bench-factorize bench-cuda clean
+.PHONY: help install demo test test-all check format docs zoo bench bench-suite bench-selfcheck bench-calibration bench-int8 bench-prune bench-size bench-factorize bench-ci bench-cuda clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -30,7 +30,7 @@ install: $(VENV)/.run ## Create .venv with onnxopt and ONNX Runtime for the CPU
 
 demo: $(VENV)/.run ## Optimize the network that comes with onnxopt, and print the report
 	@mkdir -p out
-	$(BIN)/onnxopt demo --output out/demo.opt.onnx --report out/demo.md --report out/demo.json
+	$(BIN)/onnxopt demo --output out/demo.opt.onnx --report out/demo.html --report out/demo.md --report out/demo.json
 
 test: $(VENV)/.dev ## Run the tests
 	$(BIN)/python -m pytest -n auto -m "not slow"
@@ -62,7 +62,7 @@ bench-suite: $(VENV)/.dev ## Optimize the real models of ../shared/data: accurac
 	@mkdir -p out
 	$(BIN)/python benchmarks/suite.py --json out/suite.json
 
-bench-selfcheck: $(VENV)/.dev ## Time models against themselves: how often does the clock see a difference?
+bench-selfcheck: $(VENV)/.dev ## The clock: models against themselves, with 3 % of waiting, and 30 % apart: about 35 minutes
 	@mkdir -p out
 	$(BIN)/python benchmarks/selfcheck.py --json out/selfcheck.json
 
@@ -81,6 +81,9 @@ bench-prune: $(VENV)/.bench ## Channels pruned beside torch-pruning: scores over
 bench-size: $(VENV)/.dev ## The smallest files beside int8 and float16 of others: bytes, zstd, accuracy, speed
 	@mkdir -p out
 	$(BIN)/python benchmarks/size.py --json out/size.json
+
+bench-ci: $(VENV)/.dev ## The gate: a good model passes, one 10 % slower exits 6, one with a damaged weight exits 4
+	$(BIN)/python benchmarks/ci_demo.py out/ci-demo
 
 bench-factorize: $(VENV)/.dev ## Layers of low rank: known ranks found, scores over what is left, errors form by form, in front of int8
 	@mkdir -p out

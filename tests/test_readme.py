@@ -11,9 +11,9 @@ from onnxopt.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-TIMING = (ROOT / "docs" / "bench.md").read_text()
+GUIDES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("bench", "validate")}
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
-PAGES = [*BLOCKS, *re.findall(r"```(\w+)\n(.*?)```", TIMING, re.S)]
+PAGES = re.findall(r"```(\w+)\n(.*?)```", "\n".join((README, *GUIDES.values())), re.S)
 COMMANDS = [
     line.split("#")[0].removeprefix("$ ").strip()
     for kind, block in PAGES
@@ -34,10 +34,17 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch, capsys) -> None:
     assert (tmp_path / "fast.onnx").exists()
 
 
-def test_python_blocks_about_timing_run(capsys: pytest.CaptureFixture[str]) -> None:
-    for block in re.findall(r"```python\n(.*?)```", TIMING, re.S):
-        exec(compile(block, "bench.md", "exec"), {"__name__": "timing"})
-    assert "x [" in capsys.readouterr().out
+SAID = {"bench": "x [", "validate": "b (MatMul): weights 'w2' differ by up to 1 "}
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_python_blocks_of_the_guides_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", GUIDES[name], re.S):
+        exec(compile(block, f"{name}.md", "exec"), {"__name__": name})
+    assert SAID[name] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", COMMANDS)
