@@ -69,7 +69,7 @@ class FuseTransformer(Pass):
 
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
         """Fuse a copy in every way that may fit, and take over the best that computes the same."""
-        if not any(True for _ in attentions(model, Sizes(inferred(model)))):
+        if not nodes(model, "Softmax") or not [*attentions(model, Sizes(inferred(model)))]:
             fused = any(node.op_type in ATTENTIONS for node in walk(model))
             return [] if fused else [Refusal("model", NO_ATTENTION)]
         start = model.clone()
