@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def _best(start: ir.Model, wish: Wish, seconds: float, context: Context) -> tupl
             refuted.append(Refusal("model", f"{candidate.words}: {error}"))
             continue
         if difference.ok:
-            return candidate, refuted
+            return dataclasses.replace(candidate, words=f"{candidate.words}{trial.doubt}"), refuted
         text = f"{candidate.words}: output {difference.output!r} would differ by {difference.relative:.2g}"
         refuted.append(Refusal("model", text))
     return None, refuted
