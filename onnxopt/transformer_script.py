@@ -68,9 +68,8 @@ def _by_onnxruntime(kind: str, request: Request) -> onnx.ModelProto:
     from onnxruntime.transformers.optimizer import MODEL_TYPES
 
     if kind not in MODEL_TYPES:
-        raise ValueError(
-            f"this version of onnxruntime.transformers does not know it; it knows {', '.join(MODEL_TYPES)}"
-        )
+        known = ", ".join(MODEL_TYPES)
+        raise ValueError(f"this version of onnxruntime.transformers does not know it; it knows {known}")
     model = onnx.load(request.source)
     if request.contrib:
         _name_tanh(model)

@@ -37,7 +37,7 @@ CHUNKS = 40
 NEWEST_IR, NEWEST_OPSET = 11, 26
 """The installed onnx writes newer ones than ONNX Runtime reads; few of the generated models need them."""
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
-EXPENSIVE = {"simplify"}
+EXPENSIVE = {"simplify", "fuse-transformer"}
 """Passes that start a process per model: the quick tests run them on a handful, a slow one in this process."""
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3}
 """Of ROUNDING passes, relative to the largest magnitude of an output. EXACT passes have none."""

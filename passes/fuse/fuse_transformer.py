@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class FuseTransformer(Pass):
 
     def run(self, model: ir.Model, context: Context) -> list[Change | Refusal]:
         """Fuse a copy in every way that may fit, and take over the best that computes the same."""
-        if not any(True for _ in attentions(model, Sizes(inferred(model)))):
+        if not nodes(model, "Softmax") or not [*attentions(model, Sizes(inferred(model)))]:
             fused = any(node.op_type in ATTENTIONS for node in walk(model))
             return [] if fused else [Refusal("model", NO_ATTENTION)]
         start = model.clone()
@@ -146,7 +147,7 @@ def _best(start: ir.Model, wish: Wish, seconds: float, context: Context) -> tupl
             refuted.append(Refusal("model", f"{candidate.words}: {error}"))
             continue
         if difference.ok:
-            return candidate, refuted
+            return dataclasses.replace(candidate, words=f"{candidate.words}{trial.doubt}"), refuted
         text = f"{candidate.words}: output {difference.output!r} would differ by {difference.relative:.2g}"
         refuted.append(Refusal("model", text))
     return None, refuted

@@ -25,7 +25,9 @@ class MeanToGlobalPool(Pass):
         ``y = GlobalAveragePool(x)``; with ``keepdims=0``: ``y = Flatten<axis=1>(GlobalAveragePool(x))``
     Left alone:
         means over other axes, or axes that are not constant; integers, double (ONNX Runtime has no
-        GlobalAveragePool for it) and bfloat16; inputs of unknown rank or type.
+        GlobalAveragePool for it) and bfloat16; inputs of unknown rank or type; the mean and the variance of a
+        normalization that is written out, in which ONNX Runtime looks for ReduceMean (BERT of opset 14: 0 of 5
+        LayerNormalization fused with GlobalAveragePool, 5 without).
     Exact up to:
         float rounding: the sum is taken in another order.
     Source:
@@ -59,8 +61,20 @@ def _rewrite(mean: ir.Node, known: Mapping[ir.Value, ir.Value]) -> Change | Refu
         return None
     if twin.dtype not in FLOATS:
         return Refusal(label(mean), f"there is no GlobalAveragePool kernel for {twin.dtype.name.lower()}")
+    if _normalises(mean, x):
+        return Refusal(label(mean), "it is part of a normalization, which ONNX Runtime fuses as it is")
     _replace(mean, x)
     return Change(label(mean), "ReduceMean became GlobalAveragePool")
+
+
+def _normalises(mean: ir.Node, x: ir.Value) -> bool:
+    """Whether the mean is taken off what it is the mean of, or is one of squares."""
+    readers = [reader for reader, _ in mean.outputs[0].uses()]
+    maker = x.producer()
+    squares = maker is not None and (
+        maker.op_type == "Pow" or (maker.op_type == "Mul" and maker.inputs[0] is maker.inputs[1])
+    )
+    return squares or any(reader.op_type == "Sub" and x in reader.inputs for reader in readers)
 
 
 def _axes(mean: ir.Node) -> list[int] | None:

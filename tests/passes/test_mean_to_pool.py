@@ -52,6 +52,20 @@ def test_rewrites_half_precision() -> None:
     assert_rewrites(MeanToGlobalPool(), text, after=POOL, rtol=4e-3)
 
 
+NORMS = {
+    "a LayerNormalization written out": """g (float[2,4,8] x) => (float[2,4,8] y) <float two = {2}, float e = {1e-5}>
+        { m = ReduceMean<axes=[2]>(x)  d = Sub(x, m)  s = Pow(d, two)  v = ReduceMean<axes=[2]>(s)
+          w = Add(v, e)  q = Sqrt(w)  y = Div(d, q) }""",
+    "an RMSNormalization written out": """g (float[2,4,8] x) => (float[2,4,8] y) <float e = {1e-5}>
+        { s = Mul(x, x)  v = ReduceMean<axes=[2]>(s)  w = Add(v, e)  q = Sqrt(w)  y = Div(x, q) }""",
+}
+
+
+@pytest.mark.parametrize("text", NORMS.values(), ids=NORMS.keys())
+def test_norms_keep_their_means(text: str) -> None:
+    assert_refuses(MeanToGlobalPool(), text, "it is part of a normalization", opset=17)
+
+
 def test_infers_the_rank() -> None:
     text = """g (float[2,4,5,5] x) => (float[2,4,1,1] y) <int64[2] a = {2, 3}>
         { h = Relu(x)  r = Transpose<perm=[0,1,3,2]>(h)  y = ReduceMean(r, a) }"""

@@ -32,13 +32,20 @@ class Trial:
         feeds: of each run.
         outputs: of the model before.
         sizes: how many different sizes they have.
+        dynamic: whether there could be others.
         target: where it ran.
     """
 
     feeds: Sequence[Outputs]
     outputs: Sequence[Outputs]
     sizes: int
+    dynamic: bool
     target: Target
+
+    @property
+    def doubt(self) -> str:
+        """What was not tried, in words for the report."""
+        return "; checked at one size only, as no other runs" if self.dynamic and self.sizes == 1 else ""
 
     def compare(self, model: ir.Model) -> Difference:
         """The largest difference of the outputs of another model.
@@ -54,7 +61,7 @@ class Trial:
 def prepare(model: ir.Model, context: Context) -> Trial:
     """Run a model on random inputs of two sizes, masks with gaps and with padding among them.
 
-    Where no sizes can be found, its own samples are taken, with the first masks that it has changed alike.
+    Where it runs on none, the first sample of the data is taken, with its masks changed in the same way.
 
     Raises:
         ModelError: if there are no inputs on which it runs.
@@ -69,7 +76,8 @@ def prepare(model: ir.Model, context: Context) -> Trial:
         raise ModelError("it runs on no random inputs, so its fusions cannot be checked; give --data, or --shape")
     runs = [masked for one in found for masked in _with_masks(one, masks)]
     shapes = {tuple(array.shape for array in one.values()) for one in found}
-    return Trial(runs, [session.run(one) for one in runs], len(shapes), context.target)
+    dynamic = any(not isinstance(dim, int) for spec in specs for dim in spec.shape or (None,))
+    return Trial(runs, [session.run(one) for one in runs], len(shapes), dynamic, context.target)
 
 
 def _running(session: Session, specs: Sequence[InputSpec], context: Context, place: int) -> Outputs | None:

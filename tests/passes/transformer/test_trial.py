@@ -78,7 +78,11 @@ def test_all_ones_would_not_show_a_lost_mask() -> None:
     assert not trial.compare(blind).ok
     full = [feeds for feeds in trial.feeds if feeds["mask"].all()]
     few = Trial(
-        full, [out for feeds, out in zip(trial.feeds, trial.outputs, strict=True) if feeds["mask"].all()], 2, Target()
+        full,
+        [out for feeds, out in zip(trial.feeds, trial.outputs, strict=True) if feeds["mask"].all()],
+        2,
+        True,
+        Target(),
     )
     assert few.compare(blind).ok
 
@@ -93,6 +97,14 @@ def test_two_sizes_and_three_masks_of_each() -> None:
     assert (np.diff(padded, axis=1) <= 0).all()
     assert len({tuple(row) for row in padded}) > 1
     assert (np.diff(gaps, axis=1) > 0).any()
+
+
+def test_a_size_that_could_not_be_varied_is_said() -> None:
+    text = block(mask="s2 = Add(s1, upper)").replace("float one", "float[5,5] upper, float one")
+    trial = prepare(parse(text), ALLOWED)
+    assert trial.sizes == 1
+    assert "one size only" in trial.doubt
+    assert prepare(parse(block()), ALLOWED).doubt == ""
 
 
 def test_lengths_that_are_sums_and_rows_of_short_tables_are_found() -> None:
