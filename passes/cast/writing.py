@@ -15,7 +15,6 @@ from onnxopt.passes.cast.masks import filling
 from onnxopt.passes.cast.network import Network, Read
 from onnxopt.passes.cast.slots import domain_of
 
-
 FREE_SINCE = 4
 """The IR version from which an initializer need not be a graph input."""
 
