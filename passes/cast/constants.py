@@ -19,6 +19,18 @@ COARSE = 0.01
 """Relative error from which numbers are too small for the format."""
 KEEPS_SMALL = ("Expand", "Identity", "Max", "Pow", "Sqrt", "Squeeze", "Unsqueeze", "Where")
 """Operators that a divisor passes through between what keeps it from zero and the division."""
+TERMS = ("Add", "Clip", "Max", "Sub", "Sum", "Where")
+"""Operators in which a small number adds little to what is there."""
+ADDED = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "LayerNormalization"), (2,)),
+    **dict.fromkeys(("GRU", "LSTM", "RNN", "MultiHeadAttention"), (3,)),
+    **dict.fromkeys(("Attention", "BatchNormalization"), (2,)),
+    "BiasGelu": (1,),
+    "FastGelu": (1,),
+    "EmbedLayerNormalization": (6,),
+    "SkipLayerNormalization": (3, 4),
+}
+"""Inputs that layers add to their results."""
 DIVISORS = {"Div": (1,), "Reciprocal": (0,), "Log": (0,), "BatchNormalization": (4,)}
 """Inputs that numbers are divided by, or whose logarithm is taken."""
 
@@ -74,9 +86,18 @@ def _why(node: ir.Node, value: ir.Value, fit: Fit, half: Half, seen: Mapping[str
     divisor = any(given(node, index) is value for index in DIVISORS.get(node.op_type, ())) and not domain_of(node)
     if fit.error <= COARSE and not (divisor and fit.zeros):
         return None
-    if node.op_type in ("Add", "Sub", "Sum", "Max", "Clip", "Where") and _is_dust(node, fit, half, seen):
+    if _is_term(node, value) and (not _divisions(node) or node.op_type in ADDED):
+        if fit.dust <= half.step:  # the result is rounded by as much
+            return None
+    elif _is_term(node, value) and _is_dust(node, fit, half, seen):
         return None
     return f"its constant {value.name!r} is too small for {half.name} (at most {fit.largest:.3g})"
+
+
+def _is_term(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a constant is added."""
+    added = any(given(node, index) is value for index in ADDED.get(node.op_type, ()))
+    return added or (node.op_type in TERMS and not domain_of(node))
 
 
 def _is_dust(node: ir.Node, fit: Fit, half: Half, seen: Mapping[str, Magnitude]) -> bool:

@@ -15,6 +15,9 @@ from onnxopt.passes.cast.masks import filling
 from onnxopt.passes.cast.network import Network, Read
 from onnxopt.passes.cast.slots import domain_of
 
+FREE_SINCE = 4
+"""The IR version from which an initializer need not be a graph input."""
+
 
 @dataclass
 class Writer:
@@ -95,6 +98,7 @@ class Writer:
             new = constant(graph, self._free(f"{value.name}/{self.half.name}"), found.numbers)
             _redirect(reads, new)
             drop_constant(value)
+            self.model.ir_version = max(self.model.ir_version, FREE_SINCE)
         self.changes.append(Change(label(reads[0].node), what, Saved(saved, saved)))  # type: ignore[arg-type]
 
     def _value(self, value: ir.Value, home: ir.Node | None) -> None:

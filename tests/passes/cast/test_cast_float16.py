@@ -184,7 +184,7 @@ REFUSALS = {
     "a sum of squares": ("i = ReduceSumSquare(h)", "i", "squares"),
     "products of many numbers": ("i = ReduceProd(h)", "i", "products"),
     "a constant beyond float16": ("t = Constant<value = float {1e6}>()  i = Add(h, t)", "i", "reaches 1e+06"),
-    "a constant too small for float16": ("t = Constant<value = float {1e-9}>()  i = Add(h, t)", "i", "too small"),
+    "a constant too small for float16": ("t = Constant<value = float {1e-9}>()  i = Mul(h, t)", "i", "too small"),
     "what divides by something that a small constant keeps from zero": (
         "t = Constant<value = float {1e-12}>()  a = Abs(h)  b = Add(a, t)  c = Sqrt(b)  i = Div(h, c)",
         "i",
@@ -261,6 +261,15 @@ def test_counts_the_numbers_that_become_zero() -> None:
     assert change.what == "constant in float16, 4 of 32 numbers became zero"
     assert change.saved is not None
     assert change.saved.file == 64
+
+
+@pytest.mark.parametrize("layer", ["Gemm(x, w, c)", "Add(h, c)"])
+def test_a_bias_of_dust_is_no_reason(layer: str) -> None:
+    """The result is rounded to float16 by more than what is left out."""
+    text = f"g (float[2,8] x) => (float[2,4] y) <float[8,4] w, float[4] c> {{ h = MatMul(x, w)  y = {layer} }}"
+    _, changes, refusals = cast(model_with(text, c=np.full(4, 1e-9, np.float32)))
+    assert refusals == {}
+    assert any("4 of 4 numbers became zero" in change.what for change in changes)
 
 
 def test_bfloat16_needs_opset_13() -> None:
