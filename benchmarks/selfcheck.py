@@ -2,8 +2,9 @@
 
     python benchmarks/selfcheck.py [--comparisons 200] [--json out.json]
 
-Exit 1 if more than 5 % of the short comparisons of a model with itself say faster or slower, if 3 % of waiting are
-found in fewer than 90 % of comparisons of at most 10 s, or if a ratio is 3 % off that of a long run. About 35 minutes.
+Exit 1 if more than 5 % of the short comparisons of models with themselves say faster or slower (of one model 8 %: of 200,
+a true share of 5 % lies under that in 97.5 % of cases), if 3 % of waiting are found in fewer than 90 % of comparisons of at
+most 10 s, or if a ratio is 3 % off that of a long run. About 35 minutes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from onnxopt.benchmark import Comparison, Verdict, compare_loads
 from onnxopt.runtime import Session
 from onnxopt.target import Target
 
-ALLOWED = 0.05
+ALLOWED, OF_ONE = 0.05, 0.08
 WAIT, FOUND, WITHIN = 0.03, 0.9, 10.0
 OFF = 0.03
 LONGER = {"MLP 10x320": "MLP 8x320", "conv 8x32": "conv 6x32", "conv 6x64": "conv 5x64", "MLP 5x2048": "MLP 4x2048"}
@@ -84,7 +85,9 @@ def main() -> int:
     if words.json:
         rows = {key: [dataclasses.asdict(row) for row in table] for key, table in tables.items()}
         words.json.write_text(json.dumps({"version": 2, **rows}, indent=2) + "\n")
-    return int(not all(row.reached for rows in tables.values() for row in rows))
+    called = float(np.mean([row.faster + row.slower for row in tables["self"]]))
+    print(f"\nof all comparisons of a model with itself {called:.1%} were called faster or slower")
+    return int(called > ALLOWED or not all(row.reached for rows in tables.values() for row in rows))
 
 
 def compared(subjects: Mapping[str, Subject], target: Target, words: argparse.Namespace) -> dict[str, list[Row]]:
@@ -131,7 +134,7 @@ def alike(name: str, model: Subject, target: Target, comparisons: int, **limits:
     """A model against itself, often and shortly."""
     found = [timed(model, model, target, **limits) for _ in range(comparisons)]
     row = summarized(name, found, 0.0)
-    return dataclasses.replace(row, reached=row.faster + row.slower <= ALLOWED)
+    return dataclasses.replace(row, reached=row.faster + row.slower <= OF_ONE)
 
 
 def waiting(name: str, model: Subject, target: Target, comparisons: int) -> Row:
@@ -183,7 +186,7 @@ def summarized(name: str, results: Sequence[Timed], truth: float) -> Row:
 def table(name: str, rows: Iterable[Row]) -> list[Row]:
     """Print each row as soon as it is there."""
     words = {
-        "self": f"a model against itself, at most {ALLOWED:.0%} may be called",
+        "self": f"a model against itself: at most {ALLOWED:.0%} of all may be called, {OF_ONE:.0%} of one",
         "waiting": f"the first waits for {WAIT:.0%} of the time: {FOUND:.0%} must be called faster, in {WITHIN:g} s",
         "apart": f"two models about 30 % apart: the worst may be {OFF:.0%} off the ratio of a long run",
     }

@@ -67,14 +67,23 @@ class Options:
             ("--goal", self.goal.value, usual.goal.value),
             ("--max-slowdown", self.max_slowdown, usual.max_slowdown),
             ("--provider", target.provider, usual.target.provider),
+            ("--device-id", target.device_id, usual.target.device_id),
             ("--threads", target.threads, usual.target.threads),
             ("--time-limit", self.time_limit, None),
             ("--seed", self.seed, usual.seed),
         ]
         several = [("--state", f"{name}={fed}") for name, fed in self.state.items()]
         several += [("--shape", f"{name}={'x'.join(map(str, s)) or 'scalar'}") for name, s in target.shapes.items()]
+        several += [("--input-range", f"{name}={low}:{high}") for name, (low, high) in target.ranges.items()]
+        several += [("--provider-option", f"{name}={value}") for name, value in target.provider_options.items()]
         several += [("--pass", str(stage)) for stage in self.passes or ()]
-        flags = {"--prune": self.prune, "--allow-contrib": self.allow_contrib, "--force": self.force}
+        flags = {
+            "--prune": self.prune,
+            "--allow-contrib": self.allow_contrib,
+            "--force": self.force,
+            "--cuda-graph": target.cuda_graph,
+            "--require-gpu": target.require_gpu,
+        }
         words = [f"{name}={value}" for name, value, default in given if value != default]
         words += [f"{name}={value}" for name, value in several]
         words += [name for name, is_set in flags.items() if is_set]

@@ -51,13 +51,15 @@ def test_slow_contenders_are_timed_longer() -> None:
 
 
 def test_ratio_is_the_time_of_the_first_over_that_of_the_second() -> None:
-    noise = np.random.default_rng(0).lognormal(0, 0.01, (3, 40, 2, 1))
+    noise = np.random.default_rng(0).lognormal(0, 0.01, (4, 40, 2, 1))
     drift = np.linspace(1, 2, 40)[None, :, None, None]
     loads = list(noise * drift * np.array([3.0, 1.0, 2.0]))
     assert turns.ratio(loads, 0, 1) == pytest.approx([3.0, 3.0, 3.0])
     assert turns.ratio(loads, 1, 2) == pytest.approx([0.5, 0.5, 0.5])
-    other_load = [loads[0], loads[1], loads[2] * [1.2, 1.0, 1.0]]
-    assert turns.ratio(other_load, 0, 1) == pytest.approx([3.0, 3.0, 3.6])
+    other_load = [loads[0], loads[1], loads[2] * [1.2, 1.0, 1.0], loads[3] * [1.2, 1.0, 1.0]]
+    ratio, low, high = turns.ratio(other_load, 0, 1)
+    assert ratio == pytest.approx(3.0 * 1.2**0.5)
+    assert low < 3.0 < 3.6 < high
 
 
 # --- what is reached ---

@@ -303,11 +303,12 @@ def test_loads_that_agree_give_a_verdict_at_once() -> None:
 @pytest.mark.parametrize("spread", [0.002, 0.01, 0.035], ids=["fits the caches", "between", "64 MB of weights"])
 def test_self_comparisons_of_loads_are_rarely_significant(spread: float) -> None:
     found = []
-    for seed in range(150):
+    for seed in range(300):
         world = World(seed)
         both = [loads(world, 0.004, spread=spread, noise=0.05, loading=0.1) for _ in range(2)]
         found.append(compare_loads(*both, min_seconds=0.4, patience=2.0, clock=world.clock))
-    assert sum(result.verdict is not Verdict.NOT_SIGNIFICANT for result in found) <= 0.05 * len(found)
+    called = sum(result.verdict is not Verdict.NOT_SIGNIFICANT for result in found)
+    assert called <= 0.075 * len(found)  # a share of 5 % lies under this in 97.5 % of all series of 300
     covered = sum(result.low <= 1 <= result.high for result in found) / len(found)
     assert 0.88 <= covered <= 0.99
 
@@ -347,8 +348,8 @@ def test_a_comparison_of_loads_goes_on_until_it_is_settled() -> None:
 
 def test_max_seconds_ends_a_comparison_of_loads_with_a_warning() -> None:
     world = World()
-    result = compare_loads(loads(world, 0.5), loads(world, 0.5), max_seconds=9.0, clock=world.clock)
-    assert world.now < 10
+    result = compare_loads(loads(world, 0.5), loads(world, 0.5), max_seconds=5.0, clock=world.clock)
+    assert world.now < 7
     assert any("6 loads" in warning for warning in result.warnings)
     assert any("no verdict" in warning for warning in result.warnings) == (result.loads < benchmark.MIN_LOADS)
 

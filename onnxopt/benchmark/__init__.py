@@ -9,10 +9,9 @@ an interval on the ratio and for asking at which level the doubt arises; Künsch
 (1992), for resampling blocks of correlated values.
 """
 
-from onnxopt.benchmark.intervals import interval, judge, load_interval
+from onnxopt.benchmark.intervals import LOADS_FLOOR, interval, judge, load_interval
 from onnxopt.benchmark.loads import (
     LOADS,
-    LOADS_FLOOR,
     LOADS_SECONDS,
     MIN_LOADS,
     PATIENCE,

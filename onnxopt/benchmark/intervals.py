@@ -9,10 +9,12 @@ import numpy as np
 
 from onnxopt.benchmark.value import Interval, Verdict
 
+LOADS_FLOOR = 0.005
+"""What differs from load to load is in the interval of many loads; a difference this small is no gain to anybody."""
 RESAMPLES, BATCHES = 1000, 10
 
 
-def judge(low: float, high: float, floor: float) -> Verdict:
+def judge(low: float, high: float, floor: float = LOADS_FLOOR) -> Verdict:
     """Faster or slower if the whole interval of the ratio lies beyond the floor."""
     if low > 1 + floor:
         return Verdict.FASTER

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from onnxopt import progress
-from onnxopt.benchmark.intervals import load_interval
+from onnxopt.benchmark.intervals import LOADS_FLOOR, load_interval
 from onnxopt.benchmark.turns import (
     THREADED_FLOOR,
     Clock,
@@ -31,8 +31,6 @@ LOADS_SECONDS, PATIENCE, PRECISION = 2.0, 10.0, 0.01
 """A comparison of loads takes at least this long, and goes on up to this for an interval as narrow as this."""
 PART_SECONDS, PART_WARM_SECONDS = 0.1, 0.03
 """Of each pair of loads, and to warm them up: most of the doubt is between loads, not within."""
-LOADS_FLOOR = 0.005
-"""What differs from load to load is in the interval of many loads; a difference this small is no gain to anybody."""
 
 
 def compare_loads(
@@ -61,8 +59,9 @@ def compare_loads(
         a: loads the first contender and returns one iteration of it. Every other time, ``b`` is loaded before it.
         b: the same of the second.
         min_loads: at least so many pairs of loads,
-        min_seconds: and at least so long, loading and warm-up not counted.
-        patience: while the interval is not settled, it goes on for about this long, all counted.
+        min_seconds: and at least so long, loading and warm-up not counted,
+        patience: but not much longer than this, all counted, as soon as there are MIN_LOADS; until then it goes on
+            while the interval is not settled.
         max_seconds: at most about this long, all counted, whatever was asked above; then with a warning.
         settled: whether an interval is good enough; by default, PRECISION on either side. Ask nothing that the
             verdict hangs on at the same confidence: who looks again and again finds what is not there.
@@ -84,8 +83,9 @@ def compare_loads(
             timed, ends = timed + spent, clock() + (clock() - begun)  # if there were another one like it
             found = load_interval(parts, confidence)
             progress.detail(f"timing, {clock() - start:.0f} s of at most {max_seconds or patience:.0f} s")
-            complete = len(parts) >= min_loads and timed >= min_seconds
-            if complete and (settled(found) or ends - start > patience):
+            impatient = ends - start > patience and len(parts) >= MIN_LOADS
+            complete = impatient or (len(parts) >= min_loads and timed >= min_seconds)
+            if complete and (impatient or settled(found)):
                 break
             if (max_seconds is not None and ends - start > max_seconds) or (stop is not None and stop()):
                 break

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from onnxopt import passes
+from onnxopt.cli.common import GPU_WORDS, target
 from onnxopt.cli.optimize import _options
 from onnxopt.cli.optimize import command as optimize_command
 from onnxopt.gate import Limits
@@ -43,17 +44,23 @@ def parsed(words: tuple[str, ...]) -> tuple[Path, Path, Options]:
     found = optimize_command.make_context("optimize", list(words[2:])).params
     others = ("output", "reports", "save_recipe", "strict", "verbose", "as_json")
     model, output, *_ = found.pop("model"), *[found.pop(name) for name in others]
-    target = Target(found.pop("provider"), found.pop("threads"), dict(_shapes(found.pop("shapes"))))
-    return model, output, _options(target, **found)
+    of_target = {word: found.pop(word) for word in ("provider", "threads", "shapes", "ranges", *GPU_WORDS)}
+    return model, output, _options(target(**of_target), **found)
 
 
-def _shapes(words: tuple[str, ...]):
-    from onnxopt.cli.common import shape_of
+ON_GPU = Options(
+    target=Target(
+        "cuda",
+        ranges={"x": (-1.5, 2.0)},
+        provider_options={"use_tf32": "0"},
+        device_id=1,
+        cuda_graph=True,
+        require_gpu=True,
+    )
+)
 
-    return map(shape_of, words)
 
-
-@pytest.mark.parametrize("options", [Options(), ALL], ids=["defaults", "everything"])
+@pytest.mark.parametrize("options", [Options(), ALL, ON_GPU], ids=["defaults", "everything", "on a GPU"])
 def test_the_command_asks_for_the_same(options: Options) -> None:
     model, output, found = parsed(options.command("-m.onnx", "o.onnx"))
     assert (str(model), str(output)) == ("-m.onnx", "o.onnx")
@@ -64,7 +71,19 @@ def test_the_command_says_only_what_is_not_the_default() -> None:
     assert Options().command("m.onnx", "o.onnx") == ("onnxopt", "optimize", "--output=o.onnx", "--", "m.onnx")
 
 
-@pytest.mark.parametrize("options", [Options(), ALL], ids=["defaults", "everything"])
+ON_GPU = Options(
+    target=Target(
+        "cuda",
+        ranges={"x": (-1.5, 2.0)},
+        provider_options={"use_tf32": "0"},
+        device_id=1,
+        cuda_graph=True,
+        require_gpu=True,
+    )
+)
+
+
+@pytest.mark.parametrize("options", [Options(), ALL, ON_GPU], ids=["defaults", "everything", "on a GPU"])
 def test_a_shell_reads_the_command_as_it_is_shown(options: Options) -> None:
     words = options.command("my model's.onnx", "o.onnx")
     done = subprocess.run(["sh", "-c", f"printf '%s\\n' {shell(words)}"], capture_output=True, text=True, check=True)
