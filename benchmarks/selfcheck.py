@@ -2,9 +2,9 @@
 
     python benchmarks/selfcheck.py [--comparisons 200] [--json out.json]
 
-Exit 1 if more than 5 % of the short comparisons of models with themselves say faster or slower (of one model 8 %: of 200,
-a true share of 5 % lies under that in 97.5 % of cases), if 3 % of waiting are found in fewer than 90 % of comparisons of at
-most 10 s, or if a ratio is 3 % off that of a long run. About 35 minutes.
+Exit 1 if more than 5 % of the short comparisons of models with themselves say faster or slower (of one model 8 %: of
+200, a true share of 5 % lies under that in 97.5 % of cases), if 3 % of waiting are found in fewer than 90 % of
+comparisons of at most 10 s, or if a ratio is 3 % off that of a long run. About 35 minutes.
 """
 
 from __future__ import annotations
