@@ -27,7 +27,7 @@ Load = Callable[[], Run]
 
 LOADS, MIN_LOADS = 6, 3
 """Times a pair of models is loaded for one comparison; with fewer than the second there is no verdict."""
-LOADS_SECONDS, PATIENCE, PRECISION = 2.0, 10.0, 0.01
+LOADS_SECONDS, PATIENCE, PRECISION = 2.0, 9.5, 0.01
 """A comparison of loads takes at least this long, and goes on up to this for an interval as narrow as this."""
 PART_SECONDS, PART_WARM_SECONDS = 0.1, 0.03
 """Of each pair of loads, and to warm them up: most of the doubt is between loads, not within."""
