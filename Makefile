@@ -96,7 +96,7 @@ $(GPU)/.run: pyproject.toml constraints.txt
 
 bench-cuda: $(GPU)/.run ## float16 on an NVIDIA GPU beside fp32, TF32 and the shipped converter; writes benchmarks/results/cuda.md
 	@mkdir -p out
-	$(GPU)/bin/python benchmarks/cuda.py all --json out/cuda.json
+	$(GPU)/bin/python benchmarks/cuda_float16.py all --json out/cuda.json
 
 clean: ## Remove .venv, outputs and caches
 	rm -rf $(VENV) $(GPU) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""benchmarks/cuda.py: weights that are drawn again, the arithmetic of its table, and a row on the CPU."""
+"""benchmarks/cuda_float16.py: weights that are drawn again, the arithmetic of its table, and a row on the CPU."""
 
 import argparse
 import importlib
@@ -17,7 +17,7 @@ from onnxopt import files, recipes
 from onnxopt.testing import parse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-cuda, cuda_models, cuda_variants = map(importlib.import_module, ("cuda", "cuda_models", "cuda_variants"))
+cuda, cuda_models, cuda_variants = map(importlib.import_module, ("cuda_float16", "cuda_models", "cuda_variants"))
 Weight = cuda_models.Weight
 
 LINEAR, TIED = Weight("linear.weight", (96, 64), 0.1), Weight("tied.weight", (80, 64), 0.02)
