@@ -1,11 +1,11 @@
 """Time our float16 recipe on an NVIDIA GPU, beside float32, TF32 and the float16 converter that onnxruntime ships.
 
-    python benchmarks/cuda_float16.py prepare           # needs PyTorch, no GPU: graphs without weights, a few MB
-    python benchmarks/cuda_float16.py build             # needs neither: weights are drawn, float16 models made
-    python benchmarks/cuda_float16.py run               # needs the GPU: times, writes JSON and benchmarks/results/cuda.md
-    python benchmarks/cuda_float16.py all               # the three of them
+    python benchmarks/cuda_float16.py prepare  # needs PyTorch, no GPU: graphs without weights, a few MB
+    python benchmarks/cuda_float16.py build    # needs neither: weights are drawn, float16 models made
+    python benchmarks/cuda_float16.py run      # needs the GPU: times, writes JSON and benchmarks/results/cuda.md
+    python benchmarks/cuda_float16.py all      # the three of them
 
-    python benchmarks/cuda_float16.py all --provider cpu --small      # only whether the script works; its numbers mean nothing
+    python benchmarks/cuda_float16.py all --provider cpu --small    # whether the script works; no numbers
 
 ``run`` exits 1 where something that must be reached was not. See docs/cuda.md for a bare machine.
 """

@@ -1,4 +1,4 @@
-"""The networks of benchmarks/cuda_float16.py: graphs without their weights, which are drawn again where they are needed.
+"""The networks of cuda_float16.py: graphs without their weights, which are drawn again where they are needed.
 
 A folder of graphs is a few MB and travels to a machine with a GPU that has no PyTorch; the weights are NumPy's random
 numbers, the same there as here, and the statistics of the batch norms are those of the network with these weights.

@@ -1,4 +1,4 @@
-"""What benchmarks/cuda_float16.py compares: a model in float32, our float16 of it, and that of ONNX Runtime's converter.
+"""What cuda_float16.py compares: a model in float32, our float16 of it, and that of ONNX Runtime's converter.
 
 All are made on the CPU, from the same file, so that a machine that is lent with a GPU has only to time them.
 """
