@@ -125,6 +125,12 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> list[Path]:
     return [path]
 
 
+def sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, completely or not at all.
 

@@ -7,14 +7,12 @@ builds tells. A pass that writes such nodes asks here, and takes back what was l
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from onnxopt.runtime import Session
+from onnxopt.runtime import built_graph
 from onnxopt.target import Target
 
 
@@ -33,11 +31,7 @@ def unfolded(model: ir.Model, target: Target, names: Collection[str]) -> set[str
         ModelError: if ONNX Runtime does not load the model.
         RuntimeMissing: if ONNX Runtime or the provider is not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
-        built = Path(folder) / "built.onnx"
-        Session(model, target, save_as=built)
-        proto = onnx.load(built, load_external_data=False)
-    return set(names).intersection(_given(proto.graph))
+    return set(names).intersection(_given(built_graph(model, target)))
 
 
 def _given(graph: onnx.GraphProto) -> Iterator[str]:

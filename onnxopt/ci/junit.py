@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 
 from onnxopt.ci.results import Finding, Outcome, Result
+from onnxopt.speed.forms import xml_text
 
 CHECKS = {"accuracy": ("accuracy",), "speed": ("speed", "noise"), "size": ("size",)}
 """Test case to the findings that fail it."""
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 has no form for."""
 
 
 def junit(result: Result) -> str:
@@ -35,7 +33,7 @@ def _suite(outcome: Outcome, result: Result) -> ET.Element:
         if found:
             _say(case, "failure", found)
         elif not measured[check]:
-            ET.SubElement(case, "skipped", message=_clean("; ".join(outcome.notes) or "not measured"))
+            ET.SubElement(case, "skipped", message=xml_text("; ".join(outcome.notes) or "not measured"))
     if errors:
         _say(_case(suite, outcome, "run"), "error", errors)
     suite.set("tests", str(len(suite)))
@@ -45,23 +43,21 @@ def _suite(outcome: Outcome, result: Result) -> ET.Element:
 
 
 def _case(suite: ET.Element, outcome: Outcome, check: str) -> ET.Element:
-    case = ET.SubElement(suite, "testcase", name=check, classname=f"onnxopt.{outcome.name}", file=_clean(outcome.path))
+    case = ET.SubElement(
+        suite, "testcase", name=check, classname=f"onnxopt.{outcome.name}", file=xml_text(outcome.path)
+    )
     lines = [outcome.accuracy.line] if check == "accuracy" and outcome.accuracy else []
     lines += [f"{found.where}: {found.line()}" for found in outcome.speed if check == "speed"]
     lines += [f"{outcome.bytes[1]} bytes"] if check == "size" and outcome.bytes else []
     if lines:
-        ET.SubElement(case, "system-out").text = _clean("\n".join(lines))
+        ET.SubElement(case, "system-out").text = xml_text("\n".join(lines))
     return case
 
 
 def _say(case: ET.Element, tag: str, findings: list[Finding]) -> None:
-    sentences = _clean("\n".join(finding.sentence for finding in findings))
+    sentences = xml_text("\n".join(finding.sentence for finding in findings))
     said = ET.Element(
         tag, message=sentences.splitlines()[0] if sentences else tag, type=f"exit code {findings[0].code}"
     )
     said.text = sentences
     case.insert(0, said)
-
-
-def _clean(words: str) -> str:
-    return _NOT_XML.sub("?", words)

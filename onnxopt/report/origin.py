@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxopt import __version__
+from onnxopt.files import sha256
 from onnxopt.target import instruction_sets, processor
 
 PACKAGES = ("onnx", "onnx-ir", "numpy")
@@ -76,12 +77,12 @@ def now() -> str:
 def hashed(role: str, path: Path) -> HashedFile:
     """A file, or a folder of files, with its hash."""
     if not path.is_dir():
-        return HashedFile(role, str(path), path.stat().st_size, _sha256(path))
+        return HashedFile(role, str(path), path.stat().st_size, sha256(path))
     files = sorted(file for file in path.rglob("*") if file.is_file())
     size = sum(file.stat().st_size for file in files)
     if size > LARGEST:
         return HashedFile(role, str(path), size, None)
-    listing = "".join(f"{_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+    listing = "".join(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
     return HashedFile(role, str(path), size, hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest())
 
 
@@ -113,8 +114,3 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -171,6 +171,19 @@ class Session:
             yield batch, outputs
 
 
+def built_graph(model: ir.Model, target: Target) -> onnx.GraphProto:
+    """The graph that ONNX Runtime really builds, with its own optimizations; without large weights.
+
+    Raises:
+        ModelError: if ONNX Runtime does not load the model.
+        RuntimeMissing: if ONNX Runtime or the provider is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        built = Path(folder) / "built.onnx"
+        Session(model, target, save_as=built)
+        return onnx.load(built, load_external_data=False).graph
+
+
 def kernels(model: ir.Model, target: Target) -> dict[str, str]:
     """Node name to operator in the graph that ONNX Runtime really builds, with its own optimizations.
 
@@ -180,11 +193,7 @@ def kernels(model: ir.Model, target: Target) -> dict[str, str]:
         ModelError: if ONNX Runtime does not load the model.
         RuntimeMissing: if ONNX Runtime or the provider is not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
-        built = Path(folder) / "built.onnx"
-        Session(model, target, save_as=built)
-        proto = onnx.load(built, load_external_data=False)
-    return {re.sub(r"_token_\d+$", "", node.name): node.op_type for node in proto.graph.node}
+    return {re.sub(r"_token_\d+$", "", node.name): node.op_type for node in built_graph(model, target).node}
 
 
 def _providers(target: Target, *, graph: bool) -> list[str | tuple[str, dict[str, str]]]:

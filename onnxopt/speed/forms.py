@@ -81,15 +81,17 @@ def _junit(result: Speed) -> str:
     suite = ElementTree.SubElement(root, "testsuite", {"name": "onnxopt bench", **counts})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in result.environment.__dict__.items():
-        ElementTree.SubElement(properties, "property", {"name": name, "value": _clean(str(value))})
+        ElementTree.SubElement(properties, "property", {"name": name, "value": xml_text(str(value))})
     for found, missed in cases:
         time, suite_name = f"{found.timing.median:.9f}", f"onnxopt bench ({found.setting.label})"
-        words = {"classname": _clean(suite_name), "name": _clean(found.model), "time": time}
+        words = {"classname": xml_text(suite_name), "name": xml_text(found.model), "time": time}
         case = ElementTree.SubElement(suite, "testcase", words)
         if missed:
-            failure = ElementTree.SubElement(case, "failure", {"message": _clean(missed[0]), "type": "BenchmarkFailed"})
-            failure.text = _clean("\n".join(missed))
-        ElementTree.SubElement(case, "system-out").text = _clean("\n".join(_told(found)))
+            failure = ElementTree.SubElement(
+                case, "failure", {"message": xml_text(missed[0]), "type": "BenchmarkFailed"}
+            )
+            failure.text = xml_text("\n".join(missed))
+        ElementTree.SubElement(case, "system-out").text = xml_text("\n".join(_told(found)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -102,7 +104,8 @@ def _sentences(result: Speed, found: Measurement) -> list[str]:
     return [f.sentence for f in result.failures if (f.model, f.setting) == (found.model, found.setting.label)]
 
 
-def _clean(text: str) -> str:
+def xml_text(text: str) -> str:
+    """The text with ? for each character that XML 1.0 has no form for."""
     return _NOT_IN_XML.sub("?", text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import onnx_ir as ir
 
 from onnxopt import files
 from onnxopt.benchmark import Comparison, Environment, Timing, Verdict
+from onnxopt.files import sha256
 from onnxopt.fresh import Fresh
 from onnxopt.runtime import Fallback
 from onnxopt.speed.options import Setting
@@ -52,7 +52,7 @@ class ModelFile:
         """Count and hash."""
         beside = sorted(files.external_files(model))
         size = sum(each.stat().st_size for each in (path, *beside))
-        return cls(str(path), size, _sha256(path), {each.name: _sha256(each) for each in beside})
+        return cls(str(path), size, sha256(path), {each.name: sha256(each) for each in beside})
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -206,8 +206,3 @@ def reason(found: Comparison) -> str:
 def interval_dict(value: float, low: float, high: float) -> dict[str, float | None]:
     """A number and the ends of its interval, for JSON."""
     return {"value": value, "low": low, "high": None if math.isinf(high) else high}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -71,18 +71,6 @@ def test_the_command_says_only_what_is_not_the_default() -> None:
     assert Options().command("m.onnx", "o.onnx") == ("onnxopt", "optimize", "--output=o.onnx", "--", "m.onnx")
 
 
-ON_GPU = Options(
-    target=Target(
-        "cuda",
-        ranges={"x": (-1.5, 2.0)},
-        provider_options={"use_tf32": "0"},
-        device_id=1,
-        cuda_graph=True,
-        require_gpu=True,
-    )
-)
-
-
 @pytest.mark.parametrize("options", [Options(), ALL, ON_GPU], ids=["defaults", "everything", "on a GPU"])
 def test_a_shell_reads_the_command_as_it_is_shown(options: Options) -> None:
     words = options.command("my model's.onnx", "o.onnx")
